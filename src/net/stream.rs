@@ -7,6 +7,8 @@ pub(in crate::net) mod make;
 pub(in crate::net) mod stop;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
 mod traits;
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+mod uninit;
 
 use std::fmt;
 use std::future::poll_fn;

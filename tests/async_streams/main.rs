@@ -16,3 +16,5 @@ mod stops;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
 mod traits;
 mod transports;
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+mod uninit;

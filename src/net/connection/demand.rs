@@ -10,6 +10,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+use std::mem::MaybeUninit;
 use std::task::{Context, Poll, Waker};
 
 use super::read::{ReadBlocks, Received};
@@ -21,6 +23,8 @@ use crate::event_loop::tasks::wait_list::{WaitList, wake_by_ref};
 use crate::event_loop::{EventLoop, WeakLoop};
 use crate::net::disposal::close_descriptors;
 use crate::net::result::{CloseReason, SendError};
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+use crate::net::sys::transport::write_copy;
 use crate::readiness::Readiness;
 
 /// After this number of operations that were ready at once, a stream lets other work of the loop
@@ -165,11 +169,20 @@ pub(in crate::net) enum Target<'a> {
     Slice(&'a mut [u8]),
     /// Appended.
     Buffer(&'a mut Buffer),
+    /// Memory that need not be initialised. A read that returns `n` has initialised its first `n`
+    /// bytes, and has not made any byte uninitialised. Unsafe code relies on both.
+    #[cfg(any(feature = "tokio", feature = "hyper"))]
+    Uninit(&'a mut [MaybeUninit<u8>]),
 }
 
 impl Target<'_> {
     fn is_full(&self) -> bool {
-        matches!(self, Target::Slice(slice) if slice.is_empty())
+        match self {
+            Target::Slice(slice) => slice.is_empty(),
+            Target::Buffer(_) => false,
+            #[cfg(any(feature = "tokio", feature = "hyper"))]
+            Target::Uninit(space) => space.is_empty(),
+        }
     }
 
     fn take_from(&mut self, from: &mut Buffer) -> usize {
@@ -182,6 +195,12 @@ impl Target<'_> {
             Target::Buffer(buffer) => {
                 let n = from.len();
                 buffer.append_buffer(from);
+                n
+            }
+            #[cfg(any(feature = "tokio", feature = "hyper"))]
+            Target::Uninit(space) => {
+                let n = space.len().min(from.len());
+                write_copy(space, from.take(n));
                 n
             }
         }
@@ -207,16 +226,23 @@ impl Target<'_> {
         }
     }
 
-    fn space(&mut self) -> &mut [u8] {
+    /// Receives once. `count` becomes the number of bytes.
+    fn receive(
+        &mut self,
+        core: &ConnectionCore,
+        event_loop: &EventLoop,
+        ready: Readiness,
+        count: &mut usize,
+    ) -> Received {
         match self {
-            Target::Slice(slice) => slice,
-            Target::Buffer(buffer) => buffer.writable_mut(),
-        }
-    }
-
-    fn commit(&mut self, n: usize) {
-        if let Target::Buffer(buffer) = self {
-            buffer.commit(n);
+            Target::Slice(slice) => core.receive_into(event_loop, ready, slice, count),
+            Target::Buffer(buffer) => {
+                let received = core.receive_into(event_loop, ready, buffer.writable_mut(), count);
+                buffer.commit(*count);
+                received
+            }
+            #[cfg(any(feature = "tokio", feature = "hyper"))]
+            Target::Uninit(space) => core.receive_uninit(event_loop, ready, space, count),
         }
     }
 }
@@ -261,13 +287,13 @@ impl ConnectionCore {
         if !ready.intersects(INPUT) {
             return false;
         }
-        let is_woken = stream.reader.notify();
         // The reader watches again when it has to wait. Until it has read, the input would keep the
-        // connection active, and the loop would turn once more for each message.
+        // connection active, and the loop would turn once more for each message. A waker may poll
+        // the reader at once, so it is called last.
         if stream.is_watching.replace(false) {
             self.watch_input(event_loop, false);
         }
-        is_woken
+        stream.reader.notify()
     }
 
     /// Same as [`update_wanted`](ConnectionCore::update_wanted), after a change of what the stream
@@ -328,9 +354,7 @@ impl ConnectionCore {
             }
             into.prepare(event_loop);
             let mut n = 0;
-            let received = self.receive_into(event_loop, ready, into.space(), &mut n);
-            into.commit(n);
-            match received {
+            match into.receive(self, event_loop, ready, &mut n) {
                 Received::Input => return Poll::Ready(Ok(n)),
                 Received::InputAndDescriptors(descriptors) => {
                     close_descriptors(descriptors);

@@ -1,6 +1,8 @@
 //! The input side of a connection.
 
 use std::io;
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use super::fd_passing::FdPassing;
@@ -12,6 +14,8 @@ use crate::net::disposal::close_descriptors;
 use crate::net::filter::FilterContext;
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+use crate::net::sys::transport::write_copy;
 use crate::readiness::Readiness;
 
 /// A buffer of unread input with at most this much storage is never trimmed.
@@ -148,6 +152,44 @@ impl ConnectionCore {
             FdPassing::None => self.transport.receive(space),
             passing => self.transport.receive_passing(space, passing.limit(), &mut descriptors),
         };
+        self.on_received(event_loop, ready, capacity, received, descriptors, count)
+    }
+
+    /// Same as [`receive_into`](ConnectionCore::receive_into), into memory that need not be
+    /// initialised. Its first `count` bytes become initialised.
+    #[cfg(any(feature = "tokio", feature = "hyper"))]
+    pub(super) fn receive_uninit(
+        &self,
+        event_loop: &EventLoop,
+        ready: Readiness,
+        space: &mut [MaybeUninit<u8>],
+        count: &mut usize,
+    ) -> Received {
+        if self.passing.get() != FdPassing::None {
+            let mut input = event_loop.lend_input();
+            let bytes = input.writable_mut();
+            let most = bytes.len().min(space.len());
+            let received = self.receive_into(event_loop, ready, &mut bytes[..most], count);
+            write_copy(space, &bytes[..*count]);
+            event_loop.return_input(input);
+            return received;
+        }
+        let capacity = space.len();
+        let received = self.transport.receive_uninit(space);
+        self.on_received(event_loop, ready, capacity, received, Vec::new(), count)
+    }
+
+    /// Evaluates the result of a read of at most `capacity` bytes.
+    #[inline(always)]
+    fn on_received(
+        &self,
+        event_loop: &EventLoop,
+        ready: Readiness,
+        capacity: usize,
+        received: io::Result<Transferred>,
+        descriptors: Vec<OwnedFd>,
+        count: &mut usize,
+    ) -> Received {
         match received {
             Ok(Transferred::Bytes(0)) if self.has_taken_reset() => {
                 // Closes with the error of the earlier write.

@@ -4,6 +4,8 @@
 //! [`send`](Transport::send).
 
 use std::io::{self, IoSlice};
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -21,6 +23,10 @@ const MAX_SLICES: usize = 1024;
 /// The size of the pieces in which a file is copied that the kernel does not copy.
 const PIECE: usize = 64 * 1024;
 
+/// The most that a read into memory that is not initialised receives from other kinds than sockets.
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+const COPIED: usize = 8 * 1024;
+
 /// The result of a read or a write.
 #[derive(Debug)]
 pub(in crate::net) enum Transferred {
@@ -34,6 +40,14 @@ pub(in crate::net) fn transferred(result: Result<usize, Errno>) -> io::Result<Tr
         Ok(n) => Ok(Transferred::Bytes(n)),
         Err(Errno::AGAIN) => Ok(Transferred::WouldBlock),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Initialises the first bytes of `into` with `bytes`, of which there are at most as many.
+#[cfg(any(feature = "tokio", feature = "hyper"))]
+pub(in crate::net) fn write_copy(into: &mut [MaybeUninit<u8>], bytes: &[u8]) {
+    for (place, byte) in into[..bytes.len()].iter_mut().zip(bytes) {
+        place.write(*byte);
     }
 }
 
@@ -89,6 +103,27 @@ impl Transport {
             }
             _ => self.receive_otherwise(into),
         }
+    }
+
+    /// Same as [`receive`](Transport::receive), into memory that need not be initialised: the first
+    /// bytes become initialised, as many as were received. Other kinds than sockets receive at most
+    /// [`COPIED`] bytes, and copy them.
+    #[cfg(any(feature = "tokio", feature = "hyper"))]
+    pub(in crate::net) fn receive_uninit(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<Transferred> {
+        let Transport::Socket(socket) = self else {
+            let mut bytes = [0; COPIED];
+            let most = into.len().min(COPIED);
+            let received = self.receive_otherwise(&mut bytes[..most])?;
+            if let Transferred::Bytes(n) = received {
+                write_copy(into, &bytes[..n]);
+            }
+            return Ok(received);
+        };
+        let receive = || match rustix::net::recv(socket, &mut *into, RecvFlags::empty()) {
+            Ok(((received, _), _)) => Ok(received.len()),
+            Err(error) => Err(error),
+        };
+        transferred(retry_on_intr(receive))
     }
 
     /// Not inlined, so that a socket does not pay for the other kinds.
