@@ -90,25 +90,14 @@ pub(super) struct PendingConnection {
 }
 
 /// A connection without its handler.
+///
+/// In the order of its declaration: what each message uses comes first, in as few cache lines as
+/// possible. Between two messages of a connection the kernel and other connections have evicted
+/// these lines.
+#[repr(C)]
 pub(super) struct ConnectionCore {
     id: ChannelId,
-    connection_id: ConnectionId,
-    /// Whether the handler is, or contains, a handler of a type.
-    has_handler: fn(TypeId) -> bool,
-    transport: Transport,
-    /// Declared after `transport`, so that it drops last and closes the last descriptor of the
-    /// socket.
-    last_fd: LastFd,
-    /// The descriptor was lent to the user, who may have duplicated it.
-    lent: Cell<bool>,
-    /// Set when the connection is established.
-    peer: OnceCell<Address>,
-    membership: Membership,
     state: Cell<ConnectionState>,
-    /// What happens to descriptors that the peer sends.
-    passing: Cell<FdPassing>,
-    /// A timer for another attempt to send descriptors is armed.
-    is_fd_retry_armed: Cell<bool>,
     /// The reasons for which the connection does not read.
     read_blocks: Cell<ReadBlocks>,
     /// Reading was resumed, by another thread or by a failed output, since the handler was last
@@ -121,8 +110,6 @@ pub(super) struct ConnectionCore {
     /// Whether the unsent bytes have passed the high-water mark, and whether the handler was
     /// notified.
     high_water: Cell<HighWater>,
-    /// The memory that the connection has reported to its account, without the handles' mailbox.
-    reported_memory: Cell<usize>,
     /// The peer's FIN has been read; there is no more input.
     peer_finished: Cell<bool>,
     stop: Cell<Stop>,
@@ -132,49 +119,67 @@ pub(super) struct ConnectionCore {
     redeliver: Cell<bool>,
     /// `on_drained` was requested, even if nothing is queued.
     wants_drained: Cell<bool>,
-    /// Input that the handler did not consume. Never an empty buffer.
-    unread: Cell<Option<Box<Buffer>>>,
     /// Since the last trim, `unread` had much more storage than content at some time.
     unread_is_spacious: Cell<bool>,
-    /// Set if the connection is a byte stream, which reads on demand.
-    stream: OnceCell<Rc<StreamState>>,
-    /// Set if the connection has filters, or is to have them when it is established.
-    filtering: OnceCell<Box<Filtering>>,
-    /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
-    unsent: RefCell<Option<Box<Queue>>>,
     /// A callback of the connection is running, so its output is collected.
     is_collecting: Cell<bool>,
     /// A task that sends the collected output is queued.
     is_send_queued: Cell<bool>,
-    /// Output that has been collected. Only while nothing is queued.
-    collected: Cell<Option<Box<Buffer>>>,
     /// A write has failed: nothing more is sent, and earlier input is still delivered.
     output_failed: Cell<bool>,
-    /// The error to close with when the input has ended.
-    first_error: Cell<Option<io::Error>>,
-    /// Bytes that were accepted for sending and then dropped.
-    lost: Cell<usize>,
     /// The peer of a Unix socket has closed with unread data in its receive queue.
     left_unread: Cell<bool>,
-    reason: Cell<Option<Contained<CloseReason>>>,
-    deadlines: Deadlines,
-    timers: Cell<Option<Box<Timers>>>,
-    /// Calls of the handler that wait until no callback is running.
-    waiting_calls: Cell<Option<Box<WaitingCalls>>>,
     /// The handler has returned an error: of its callbacks only `on_close` is still called.
     handler_failed: Cell<bool>,
     /// The connection shuts down when no work is outstanding.
     is_shutdown_due: Cell<bool>,
     /// The FIN has been sent, or at least handed to the kernel.
     fin_sent: Cell<bool>,
+    /// The descriptor was lent to the user, who may have duplicated it.
+    lent: Cell<bool>,
+    /// A timer for another attempt to send descriptors is armed.
+    is_fd_retry_armed: Cell<bool>,
+    /// What happens to descriptors that the peer sends.
+    passing: Cell<FdPassing>,
+    /// Set if the connection is a byte stream, which reads on demand.
+    stream: OnceCell<Rc<StreamState>>,
+    transport: Transport,
+    /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
+    unsent: RefCell<Option<Box<Queue>>>,
+    /// Output that has been collected. Only while nothing is queued.
+    collected: Cell<Option<Box<Buffer>>>,
+    /// Input that the handler did not consume. Never an empty buffer.
+    unread: Cell<Option<Box<Buffer>>>,
+    /// Set if the connection has filters, or is to have them when it is established.
+    filtering: OnceCell<Box<Filtering>>,
+    /// Created by the first request for a handle.
+    mailbox: OnceCell<Arc<Mailbox>>,
+    /// Declared after `transport`, so that it drops later and closes the last descriptor of the
+    /// socket.
+    last_fd: LastFd,
+    deadlines: Deadlines,
+    membership: Membership,
+    connection_id: ConnectionId,
+    /// Whether the handler is, or contains, a handler of a type.
+    has_handler: fn(TypeId) -> bool,
+    /// Set when the connection is established.
+    peer: OnceCell<Address>,
+    /// The memory that the connection has reported to its account, without the handles' mailbox.
+    reported_memory: Cell<usize>,
+    /// The error to close with when the input has ended.
+    first_error: Cell<Option<io::Error>>,
+    /// Bytes that were accepted for sending and then dropped.
+    lost: Cell<usize>,
+    reason: Cell<Option<Contained<CloseReason>>>,
+    timers: Cell<Option<Box<Timers>>>,
+    /// Calls of the handler that wait until no callback is running.
+    waiting_calls: Cell<Option<Box<WaitingCalls>>>,
     /// The link with another connection, also after it has ended.
     relay: Cell<Option<Relay>>,
     /// Set after a link has ended, while the relayed bytes are still being delivered.
     delivery: Cell<Option<Box<Delivery>>>,
     /// The graceful close in progress.
     graceful: Cell<Option<Box<GracefulClose>>>,
-    /// Created by the first request for a handle.
-    mailbox: OnceCell<Arc<Mailbox>>,
 }
 
 impl ConnectionCore {

@@ -1,5 +1,6 @@
 //! [`ByteStream`]: a connection as a byte stream for async functions.
 
+pub(in crate::net) mod halves;
 pub(in crate::net) mod handler;
 #[cfg(feature = "hyper")]
 pub(crate) mod hyper;
@@ -150,10 +151,7 @@ impl ByteStream {
 
     async fn write_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let mut sent = 0;
-        while sent < bytes.len() {
-            sent += poll_fn(|context| self.poll_write_slice(context, &bytes[sent..])).await?;
-        }
-        Ok(())
+        poll_fn(|context| self.poll_write_all(context, bytes, &mut sent)).await
     }
 
     /// Same as [`write_all`](ByteStream::write_all), but what the kernel does not take now is
@@ -179,21 +177,8 @@ impl ByteStream {
     /// # Errors
     /// Same as [`write_all`](ByteStream::write_all).
     pub async fn write_buf(&mut self, bytes: &mut Buffer) -> io::Result<()> {
-        /// Less is cheaper to copy than to replace the storage.
-        const LARGE: usize = 64 * 1024;
-        let is_large = bytes.len() >= LARGE;
-        if !is_large || poll_fn(|context| self.poll_room(context, bytes.len())).await? < bytes.len() {
-            self.write_bytes(bytes.readable()).await?;
-            bytes.clear();
-            return Ok(());
-        }
-        let taken = std::mem::take(bytes);
-        if let Some(refused) = self.with_open(|event_loop, core| core.send_buffer(event_loop, taken))? {
-            *bytes = refused;
-            self.write_all(bytes.readable()).await?;
-            bytes.clear();
-        }
-        Ok(())
+        let mut sent = 0;
+        poll_fn(|context| self.poll_write_buf(context, bytes, &mut sent)).await
     }
 
     /// Completes when the kernel has taken all bytes that were accepted.
@@ -271,11 +256,6 @@ impl ByteStream {
         self.with_connection(|conn| conn.local_address())?
     }
 
-    /// Divides the stream, for a future that reads and writes at the same time.
-    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
-        (ReadHalf(self), WriteHalf(self))
-    }
-
     fn poll_read_slice(&self, context: &Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_read(context, &mut Target::Slice(bytes))
     }
@@ -284,13 +264,20 @@ impl ByteStream {
         let polled = self
             .state
             .with(|event_loop, core, ready| core.poll_receive(event_loop, &self.state, ready, context, into));
-        polled.unwrap_or_else(|| match self.state.take_left(into) {
+        polled.unwrap_or_else(|| self.poll_left(context, into))
+    }
+
+    /// Reads the input that was left when the connection closed, and then returns its end.
+    #[cold]
+    fn poll_left(&self, context: &Context<'_>, into: &mut Target<'_>) -> Poll<io::Result<usize>> {
+        match self.state.take_left(into) {
             0 => self.poll_end(context, &self.state.reader).map(|ended| ended.map(|()| 0)),
             n => Poll::Ready(Ok(n)),
-        })
+        }
     }
 
     /// Waits for the connection to open, or returns its end.
+    #[cold]
     fn poll_end(&self, context: &Context<'_>, listener: &Listener) -> Poll<io::Result<()>> {
         match self.state.result() {
             Some(result) => Poll::Ready(result),
@@ -302,6 +289,7 @@ impl ByteStream {
     }
 
     /// Same as [`poll_end`](ByteStream::poll_end), for output: any end is an error.
+    #[cold]
     fn poll_end_of_output<T>(&self, context: &Context<'_>) -> Poll<io::Result<T>> {
         self.poll_end(context, &self.state.writer)
             .map(|ended| Err(ended.err().unwrap_or_else(|| SendError::Closed.into())))
@@ -319,22 +307,39 @@ impl ByteStream {
     }
 
     /// Accepts as many bytes as the limit permits, which is at least one.
+    #[inline]
     fn poll_write_slice(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = self.state.with(|event_loop, core, _| {
-            let mut most = bytes.len();
-            loop {
-                let n = match ready!(core.poll_room(&self.state, context, most)) {
-                    Ok(n) => n,
-                    Err(error) => return Poll::Ready(Err(error)),
-                };
-                match core.send_slice(event_loop, &bytes[..n]) {
-                    Ok(true) => return Poll::Ready(Ok(n)),
-                    Ok(false) => most = ready!(core.poll_less(&self.state, context, n)),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-        });
+        let polled =
+            self.state.with(|event_loop, core, _| core.poll_write(event_loop, &self.state, context, bytes));
         polled.unwrap_or_else(|| self.poll_end_of_output(context))
+    }
+
+    fn poll_write_all(&self, context: &Context<'_>, bytes: &[u8], sent: &mut usize) -> Poll<io::Result<()>> {
+        while *sent < bytes.len() {
+            *sent += ready!(self.poll_write_slice(context, &bytes[*sent..]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_buf(
+        &self,
+        context: &Context<'_>,
+        bytes: &mut Buffer,
+        sent: &mut usize,
+    ) -> Poll<io::Result<()>> {
+        /// Less is cheaper to copy than to replace the storage.
+        const LARGE: usize = 64 * 1024;
+        let is_whole = bytes.len() >= LARGE && *sent == 0;
+        if is_whole && ready!(self.poll_room(context, bytes.len()))? >= bytes.len() {
+            let taken = std::mem::take(bytes);
+            match self.with_open(|event_loop, core| core.send_buffer(event_loop, taken))? {
+                Some(refused) => *bytes = refused,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        ready!(self.poll_write_all(context, bytes.readable(), sent))?;
+        bytes.clear();
+        Poll::Ready(Ok(()))
     }
 
     #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
@@ -388,57 +393,5 @@ impl Drop for ByteStream {
 impl fmt::Debug for ByteStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ByteStream").field("peer_address", &self.peer_address().ok()).finish_non_exhaustive()
-    }
-}
-
-/// The input of a [`ByteStream`], see [`split`](ByteStream::split).
-#[derive(Debug)]
-pub struct ReadHalf<'a>(&'a ByteStream);
-
-impl ReadHalf<'_> {
-    /// Same as [`ByteStream::read`].
-    ///
-    /// # Errors
-    /// See [`ByteStream`](ByteStream#errors).
-    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|context| self.0.poll_read_slice(context, bytes)).await
-    }
-
-    /// Same as [`ByteStream::read_buf`].
-    ///
-    /// # Errors
-    /// See [`ByteStream`](ByteStream#errors).
-    pub async fn read_buf(&mut self, input: &mut Buffer) -> io::Result<usize> {
-        poll_fn(|context| self.0.poll_read(context, &mut Target::Buffer(&mut *input))).await
-    }
-}
-
-/// The output of a [`ByteStream`], see [`split`](ByteStream::split).
-#[derive(Debug)]
-pub struct WriteHalf<'a>(&'a ByteStream);
-
-impl WriteHalf<'_> {
-    /// Same as [`ByteStream::write_all`].
-    ///
-    /// # Errors
-    /// Same as [`ByteStream::write_all`].
-    pub async fn write_all(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.0.write_bytes(bytes.as_ref()).await
-    }
-
-    /// Same as [`ByteStream::flush`].
-    ///
-    /// # Errors
-    /// See [`ByteStream`](ByteStream#errors).
-    pub async fn flush(&mut self) -> io::Result<()> {
-        poll_fn(|context| self.0.poll_flush_output(context)).await
-    }
-
-    /// Same as [`ByteStream::shutdown`].
-    ///
-    /// # Errors
-    /// See [`ByteStream`](ByteStream#errors).
-    pub async fn shutdown(&mut self) -> io::Result<()> {
-        poll_fn(|context| self.0.poll_shutdown_output(context)).await
     }
 }

@@ -89,10 +89,9 @@ impl EventLoop {
     fn own(&self, owned: OwnedFuture) -> FutureKey {
         let futures = &mut *self.inner.futures.borrow_mut();
         let key = futures.reserve();
-        if let Some(header) = owned.header() {
-            header.set_key(key);
-            header.queue();
-        }
+        let header = owned.header();
+        header.set_key(key);
+        header.queue();
         futures.put_back(key, owned);
         key
     }
@@ -106,7 +105,7 @@ impl EventLoop {
     /// Another thread has woken the future.
     pub(super) fn deliver_wake(&self, key: FutureKey) {
         let futures = self.inner.futures.borrow();
-        if let Some(header) = futures.get(key).and_then(OwnedFuture::header) {
+        if let Some(header) = futures.get(key).map(OwnedFuture::header) {
             header.state.deliver();
             header.queue();
         }

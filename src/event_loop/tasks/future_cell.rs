@@ -181,24 +181,30 @@ impl<F: Future + 'static, N: 'static> Owned for FutureCell<F, N> {
 }
 
 /// The loop's end of a future that has not ended. There is one, and its drop ends the future.
-pub(in crate::event_loop) struct OwnedFuture(Option<Arc<dyn Owned>>);
+pub(in crate::event_loop) struct OwnedFuture(ManuallyDrop<Arc<dyn Owned>>);
 
 impl OwnedFuture {
-    pub(super) fn header(&self) -> Option<&Header> {
-        self.0.as_deref().map(Owned::header)
+    fn new(cell: Arc<dyn Owned>) -> OwnedFuture {
+        OwnedFuture(ManuallyDrop::new(cell))
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        self.0.header()
     }
 
     pub(super) fn name(&self) -> &'static str {
-        self.0.as_deref().map_or("", Owned::name)
+        self.0.name()
     }
 
     /// Polls the future, or drops it if it was aborted. Returns it unless it has ended.
     #[inline]
-    pub(super) fn poll(mut self) -> Option<OwnedFuture> {
-        let cell = self.0.take()?;
+    pub(super) fn poll(self) -> Option<OwnedFuture> {
+        let mut owned = ManuallyDrop::new(self);
+        // SAFETY: `owned` is not used again, and not dropped.
+        let cell = unsafe { ManuallyDrop::take(&mut owned.0) };
         // SAFETY: this is the only owner. A future that has ended has none. The call checks that
         // this is the loop's thread, before it uses the future.
-        unsafe { cell.poll() }.map(|cell| OwnedFuture(Some(cell)))
+        unsafe { cell.poll() }.map(OwnedFuture::new)
     }
 
     /// On another thread, the future is leaked. Only the loop's queue and table hold the value, and
@@ -215,11 +221,10 @@ impl OwnedFuture {
 }
 
 impl Drop for OwnedFuture {
-    #[inline]
     fn drop(&mut self) {
-        if let Some(cell) = self.0.take() {
-            OwnedFuture::end(&*cell);
-        }
+        // SAFETY: the value is not used again. `poll` takes it and does not run this drop.
+        let cell = unsafe { ManuallyDrop::take(&mut self.0) };
+        OwnedFuture::end(&*cell);
     }
 }
 
@@ -327,7 +332,7 @@ fn local_as<F: Future + 'static, N: 'static>(
     future: F,
 ) -> (OwnedFuture, JoinEnd<F::Output>) {
     let cell = FutureCell::<F, N>::new(Header::here(event_loop), future);
-    (OwnedFuture(Some(Arc::clone(&cell) as _)), JoinEnd { cell, has_result: false, bounds: PhantomData })
+    (OwnedFuture::new(Arc::clone(&cell) as _), JoinEnd { cell, has_result: false, bounds: PhantomData })
 }
 
 /// Same as [`local`], for the future that a closure makes in the first poll.
@@ -374,7 +379,7 @@ impl<F: Future + 'static, N: 'static> Departing<F, N> {
 
     /// The loop has accepted the future. The value must be dropped on the loop's thread.
     pub(in crate::event_loop) fn depart(self) -> OwnedFuture {
-        OwnedFuture(Some(self.0))
+        OwnedFuture::new(self.0)
     }
 
     /// The loop has not accepted the future, and the `JoinEnd` has been dropped.

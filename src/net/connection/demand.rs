@@ -35,22 +35,25 @@ const OPERATIONS: u8 = 32;
 const LEAST_SPACE: usize = 4 * 1024;
 
 /// What a stream, its connection and its handler share. All three are on one loop.
+///
+/// In the order of its declaration, for the reason given at [`ConnectionCore`].
+#[repr(C)]
 pub(in crate::net) struct StreamState {
     event_loop: WeakLoop,
     /// Set when the connection opens.
     id: Cell<Option<ChannelId>>,
-    pub(in crate::net) reader: Listener,
-    pub(in crate::net) writer: Listener,
-    pub(in crate::net) stop: WaitList,
     /// The connection's interest includes input.
     is_watching: Cell<bool>,
     /// The end of the decoded input was reported.
     pub(in crate::net) input_ended: Cell<bool>,
+    /// How many operations were ready at once since the last one that was not.
+    operations: Cell<u8>,
     pub(in crate::net) is_stopping: Cell<bool>,
     /// The stream waits for stops, and continues to read after one.
     pub(in crate::net) handles_stop: Cell<bool>,
-    /// How many operations were ready at once since the last one that was not.
-    operations: Cell<u8>,
+    pub(in crate::net) reader: Listener,
+    pub(in crate::net) writer: Listener,
+    pub(in crate::net) stop: WaitList,
     /// Set when the connection has closed, to its error.
     pub(in crate::net) end: RefCell<Option<Result<(), io::Error>>>,
     /// Input that was not read before the connection closed.

@@ -4,7 +4,7 @@
 //! connection would be reset for the memory that it takes.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::demand::{StreamState, copy};
 use super::mailbox::Taken;
@@ -58,6 +58,28 @@ impl ConnectionCore {
         Poll::Ready(Ok(room))
     }
 
+    /// Accepts as many bytes as the limits permit, which is at least one.
+    #[inline]
+    pub(in crate::net) fn poll_write(
+        &self,
+        event_loop: &EventLoop,
+        stream: &StreamState,
+        context: &Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut most = bytes.len();
+        loop {
+            let n = ready!(self.poll_room(stream, context, most))?;
+            match self.send_polled(event_loop, &bytes[..n]) {
+                Ok(()) => return Poll::Ready(Ok(n)),
+                Err(refused) => match refused.into_parts().1 {
+                    SendError::Full => most = ready!(self.poll_less(stream, context, n)),
+                    reason => return Poll::Ready(Err(self.output_error(reason))),
+                },
+            }
+        }
+    }
+
     /// How many of `room` bytes the memory of all connections permits. `queued` are in memory.
     fn shared_room(&self, room: usize, queued: usize) -> usize {
         let share = self.membership.group().budget().share();
@@ -104,11 +126,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Returns whether the limits have permitted it. So do the other sends.
-    pub(in crate::net) fn send_slice(&self, event_loop: &EventLoop, bytes: &[u8]) -> io::Result<bool> {
-        Ok(self.send_from_poll(event_loop, bytes)?.is_none())
-    }
-
+    /// Returns whether the limits have permitted it.
     #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
     pub(in crate::net) fn send_slices(
         &self,
