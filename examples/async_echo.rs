@@ -10,15 +10,13 @@ mod options;
 mod serving;
 
 use std::io;
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use reveille::net::{ByteStream, ConnectionLimits};
 use reveille::{Buffer, EventLoop, TcpServer};
 
-use options::Options;
+use options::{Failure, Options};
 
 const USAGE: &str = "usage: async_echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 
@@ -30,38 +28,20 @@ const USAGE: &str = "usage: async_echo [--listen ADDRESS:PORT] [--threads N] [--
 const IDLE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("async_echo", run(&arguments)),
-        Err(status) => status,
-    }
+    options::main(USAGE, &["--listen", "--threads", "--grace"], &[], run)
 }
 
-struct Arguments {
-    listen: SocketAddr,
-    threads: NonZeroUsize,
-    grace: Duration,
-}
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let (listen, threads) = (serving::listen(options, 2007)?, serving::threads(options)?);
+    let grace = serving::grace(options)?;
 
-impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let mut options = Options::parse("async_echo", USAGE, &["--listen", "--threads", "--grace"])?;
-        options.rest(0)?;
-        Ok(Arguments {
-            listen: serving::listen(&options, 2007)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            grace: serving::grace(&options)?,
-        })
-    }
-}
-
-fn run(arguments: &Arguments) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
-    let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+    let server = TcpServer::bind(&event_loop, listen)?
+        .threads(threads)
         .limits(ConnectionLimits::new().idle_timeout(IDLE))
         .serve_async(echo)?;
-    serving::run(&event_loop, server, arguments.grace, |ip, port| format!("nc {ip} {port}"))
+    Ok(serving::run(&event_loop, server, grace, |ip, port| format!("nc {ip} {port}"))?)
 }
 
 /// Ends with the input, also when the server stops.

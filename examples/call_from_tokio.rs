@@ -3,8 +3,8 @@
 //! Run it with `cargo run --release --example call_from_tokio`. It shows a call, a future that need
 //! not be `Send` and sleeps on the loop's clock, and the error of a call that panics.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,22 +14,13 @@ use std::time::Duration;
 use reveille::task::CallError;
 use reveille::{LoopThread, time};
 
-const USAGE: &str = "usage: call_from_tokio";
-
 fn main() -> ExitCode {
-    if let Err(status) = arguments::positional("call_from_tokio", USAGE, 0..=0) {
-        return status;
-    }
-    // The one panic is expected, and reported by the example itself.
-    std::panic::set_hook(Box::new(|_| ()));
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    match runtime.and_then(|runtime| runtime.block_on(run())) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("call_from_tokio: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main("usage: call_from_tokio", &[], &[], |options| {
+        options.rest(0)?;
+        // The one panic is expected, and reported by the example itself.
+        std::panic::set_hook(Box::new(|_| ()));
+        Ok(tokio::runtime::Builder::new_current_thread().build()?.block_on(run())?)
+    })
 }
 
 async fn run() -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! An echo server (RFC 862): returns everything that it receives.
 //!
 //! Run it with `cargo run --release --example echo`, then connect with `nc 127.0.0.1 2007`. It
-//! shows a server with state, a server on several loops (`--threads 4`), and a graceful shutdown on
-//! a signal.
+//! shows a server on several loops (`--threads 4`), whose connections share counters, and a
+//! graceful shutdown on a signal.
 
 #[path = "shared/options.rs"]
 mod options;
@@ -10,17 +10,14 @@ mod options;
 mod serving;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use options::{Failure, Options};
 use reveille::net::ConnectionLimits;
-use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
-
-use options::Options;
+use reveille::{EventLoop, TcpServer};
 
 const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 
@@ -32,80 +29,35 @@ const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace 
 const IDLE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("echo", run(&arguments)),
-        Err(status) => status,
-    }
+    options::main(USAGE, &["--listen", "--threads", "--grace"], &[], run)
 }
 
-struct Arguments {
-    listen: SocketAddr,
-    threads: NonZeroUsize,
-    grace: Duration,
-}
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let (listen, threads) = (serving::listen(options, 2007)?, serving::threads(options)?);
+    let grace = serving::grace(options)?;
 
-impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let mut options = Options::parse("echo", USAGE, &["--listen", "--threads", "--grace"])?;
-        options.rest(0)?;
-        Ok(Arguments {
-            listen: serving::listen(&options, 2007)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            grace: serving::grace(&options)?,
-        })
-    }
-}
-
-fn run(arguments: &Arguments) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
-    let totals = Arc::new(Totals::default());
-    let counted = Arc::clone(&totals);
-    let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+    let (messages, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (count, sum) = (Arc::clone(&messages), Arc::clone(&bytes));
+    let server = TcpServer::bind(&event_loop, listen)?
+        .threads(threads)
         .limits(ConnectionLimits::new().idle_timeout(IDLE))
-        .serve(move |_| Echo { totals: Arc::clone(&counted), messages: 0, bytes: 0 })?;
+        .serve_fn(move |conn, input| {
+            count.fetch_add(1, Relaxed);
+            sum.fetch_add(input.len() as u64, Relaxed);
+            conn.send(input.take_all())
+        })?;
 
-    serving::run(&event_loop, server, arguments.grace, |ip, port| format!("nc {ip} {port}"))?;
-    // Connections left open by a second signal are closed with the loop, and counted then.
+    let counters = server.handle();
+    serving::run(&event_loop, server, grace, |ip, port| format!("nc {ip} {port}"))?;
+    // The loops end here, with the connections that a second signal has left open.
     drop(event_loop);
+    let (connections, messages) = (counters.counters().accepted, messages.load(Relaxed));
     let _ = writeln!(
         io::stdout(),
-        "{} connections, {} messages, {} bytes",
-        totals.connections.load(Relaxed),
-        totals.messages.load(Relaxed),
-        totals.bytes.load(Relaxed)
+        "{connections} connections, {messages} messages, {} bytes",
+        bytes.load(Relaxed)
     );
     Ok(())
-}
-
-/// One connection. Counts locally, and adds to the totals when it closes.
-struct Echo {
-    totals: Arc<Totals>,
-    messages: u64,
-    bytes: u64,
-}
-
-impl ConnectionHandler for Echo {
-    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-        self.messages += 1;
-        self.bytes += input.len() as u64;
-        conn.send(input.take_all())?;
-        Ok(())
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.totals.connections.fetch_add(1, Relaxed);
-        self.totals.messages.fetch_add(self.messages, Relaxed);
-        self.totals.bytes.fetch_add(self.bytes, Relaxed);
-    }
-}
-
-#[derive(Default)]
-struct Totals {
-    connections: AtomicU64,
-    messages: AtomicU64,
-    bytes: AtomicU64,
 }

@@ -6,13 +6,18 @@
 //! share only the descriptor: the child is a program of its own (this one again), which receives
 //! the eventfd as its standard input, so it need not know a descriptor number.
 
+#[path = "shared/options.rs"]
+mod options;
+
 use std::env;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use options::{Failure, Options};
 use reveille::{EventFd, EventLoop};
 
 const USAGE: &str = "usage: eventfd [-s] [--write-every TIME] [--read-every TIME] NUMBER...
@@ -25,25 +30,11 @@ const USAGE: &str = "usage: eventfd [-s] [--write-every TIME] [--read-every TIME
 const IS_CHILD: &str = "EVENTFD_EXAMPLE_CHILD";
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(env::args().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            let _ = writeln!(io::stdout(), "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(message) => {
-            eprintln!("eventfd: {message}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let done = if env::var_os(IS_CHILD).is_some() { write_all(&arguments) } else { read_all(&arguments) };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("eventfd: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--write-every", "--read-every"], &["-s"], |options| {
+        let arguments = Arguments::parse(options)?;
+        let done = if env::var_os(IS_CHILD).is_some() { write_all(&arguments) } else { read_all(&arguments) };
+        Ok(done?)
+    })
 }
 
 /// The child.
@@ -109,47 +100,47 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
-        let mut arguments = Arguments {
-            semaphore: false,
-            write_every: Duration::from_secs(1),
-            read_every: Duration::from_secs(2),
-            numbers: Vec::new(),
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
+        let numbers = options.rest(usize::MAX)?;
+        let numbers = numbers.iter().map(|text| {
+            let number = text.to_str().and_then(|text| text.parse().ok());
+            number.filter(|number| *number <= EventFd::MAX).ok_or_else(|| {
+                options.wrong(format!(
+                    "`{}` is not a number from 0 to {}",
+                    text.to_string_lossy(),
+                    EventFd::MAX
+                ))
+            })
+        });
+        let numbers = numbers.collect::<Result<Vec<u64>, Failure>>()?;
+        if numbers.is_empty() {
+            return Err(options.wrong("there is no number to write"));
+        }
+        let time = |option, default| {
+            let time = options.get(option, Time(default), "a time such as 50ms or 2s");
+            time.map(|Time(time)| time)
         };
-        while let Some(argument) = given.next() {
-            let mut time = || parse_time(&given.next().ok_or_else(|| format!("{argument} wants a time"))?);
-            match argument.as_str() {
-                "--help" | "-h" => return Ok(None),
-                "-s" => arguments.semaphore = true,
-                "--write-every" => arguments.write_every = time()?,
-                "--read-every" => {
-                    arguments.read_every = time()?;
-                    if arguments.read_every.is_zero() {
-                        return Err("--read-every wants a time above 0".to_owned());
-                    }
-                }
-                _ if argument.starts_with('-') => return Err(format!("unknown argument `{argument}`")),
-                number => match number.parse() {
-                    Ok(number) if number <= EventFd::MAX => arguments.numbers.push(number),
-                    _ => return Err(format!("`{number}` is not a number from 0 to {}", EventFd::MAX)),
-                },
-            }
+        let write_every = time("--write-every", Duration::from_secs(1))?;
+        let read_every = time("--read-every", Duration::from_secs(2))?;
+        if read_every.is_zero() {
+            return Err(options.wrong("--read-every takes a time above 0"));
         }
-        if arguments.numbers.is_empty() {
-            Err("there is no number to write".to_owned())
-        } else {
-            Ok(Some(arguments))
-        }
+        Ok(Arguments { semaphore: options.has("-s"), write_every, read_every, numbers })
     }
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time such as 50ms or 2s");
-    let (number, unit): (&str, fn(u64) -> Duration) = match (text.strip_suffix("ms"), text.strip_suffix('s'))
-    {
-        (Some(number), _) => (number, Duration::from_millis),
-        (None, Some(number)) => (number, Duration::from_secs),
-        (None, None) => return Err(wrong()),
-    };
-    number.parse().map(unit).map_err(|_| wrong())
+struct Time(Duration);
+
+impl FromStr for Time {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Time, ()> {
+        let (number, unit): (&str, fn(u64) -> Duration) =
+            match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+                (Some(number), _) => (number, Duration::from_millis),
+                (None, Some(number)) => (number, Duration::from_secs),
+                (None, None) => return Err(()),
+            };
+        number.parse().map(|number| Time(unit(number))).map_err(|_| ())
+    }
 }

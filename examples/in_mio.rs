@@ -4,8 +4,10 @@
 //! Run it with `cargo run --release --example in_mio`, then connect with `nc 127.0.0.1 2007` or `nc
 //! -u 127.0.0.1 2007`. The loop is one of the sources of an edge-triggered `mio::Poll`.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::UdpSocket;
@@ -15,11 +17,14 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use options::{Failure, Options};
 use reveille::net::ConnectionLimits;
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer};
 
-const USAGE: &str = "usage: in_mio [ADDRESS:PORT]";
+const USAGE: &str = "usage: in_mio [--listen ADDRESS:PORT]
+
+  --listen  the address to listen on; default: 127.0.0.1:2007; port 0 selects a free port";
 
 const LOOP: Token = Token(0);
 const DATAGRAMS: Token = Token(1);
@@ -28,25 +33,12 @@ const DATAGRAMS: Token = Token(1);
 const IDLE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match arguments::positional("in_mio", USAGE, 0..=1) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
-    if let Err(error) = arguments::check_address(&address) {
-        return arguments::wrong("in_mio", USAGE, &error);
-    }
-    match run(&address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("in_mio: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--listen"], &[], run)
 }
 
-fn run(address: &str) -> io::Result<()> {
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let address = serving::listen(options, 2007)?;
     let event_loop = EventLoop::new()?;
     let server = TcpServer::bind(&event_loop, address)?
         .limits(ConnectionLimits::new().idle_timeout(IDLE))

@@ -5,14 +5,17 @@
 //! ([`embed`]), a handler that spawns a tokio task, and a task that sends on a connection of the
 //! loop.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use options::{Failure, Options};
 use reveille::net::ConnectionLimits;
 use reveille::signal::{Signal, Signals};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
@@ -25,28 +28,17 @@ const DELAY: Duration = Duration::from_millis(10);
 /// The time without a byte in either direction after which a connection is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
-const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
+const USAGE: &str = "usage: in_tokio [--listen ADDRESS:PORT]
+
+  --listen  the address to listen on; default: 127.0.0.1:2007; port 0 selects a free port";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match arguments::positional("in_tokio", USAGE, 0..=1) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
-    if let Err(error) = arguments::check_address(&address) {
-        return arguments::wrong("in_tokio", USAGE, &error);
-    }
-    match run(&address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("in_tokio: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--listen"], &[], run)
 }
 
-fn run(address: &str) -> io::Result<()> {
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let address = serving::listen(options, 2007)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let event_loop = EventLoop::new()?;
     let limits = ConnectionLimits::new().idle_timeout(IDLE);
@@ -55,7 +47,7 @@ fn run(address: &str) -> io::Result<()> {
     runtime.block_on(async {
         let descriptor = watched(&event_loop)?;
         let _ = writeln!(io::stdout(), "echoing on {}", server.local_addr()?);
-        embed(&event_loop, &descriptor).await
+        Ok(embed(&event_loop, &descriptor).await?)
     })
 }
 

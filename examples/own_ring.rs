@@ -6,8 +6,8 @@
 //! a callback. The example submits a few reads and other operations, prints their results, and
 //! ends.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,35 +20,33 @@ use std::rc::Rc;
 
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use options::{Failure, Options};
 use reveille::{EventFd, EventLoop};
 
 /// Maximum number of concurrent operations.
 const ENTRIES: u32 = 8;
 
+const USAGE: &str = "usage: own_ring FILE
+
+  FILE  the file whose first bytes are read";
+
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let path = match arguments::positional("own_ring", "usage: own_ring FILE", 1..=1) {
-        Ok(mut arguments) => arguments.remove(0),
-        Err(status) => return status,
-    };
-    let named = |error| io::Error::other(format!("{}: {error}", path.to_string_lossy()));
-    let done = match IoUring::new(ENTRIES) {
-        Ok(ring) => File::open(&path).map_err(named).and_then(|file| run(ring, file)),
+    options::main(USAGE, &[], &[], start)
+}
+
+fn start(options: &mut Options) -> Result<(), Failure> {
+    let path = options.only("the file")?;
+    let named = |error| Failure::Error(format!("{}: {error}", path.to_string_lossy()));
+    match IoUring::new(ENTRIES) {
+        Ok(ring) => Ok(run(ring, File::open(&path).map_err(named)?)?),
         // ENOSYS: the kernel does not support it. EPERM: it is disabled by
         // `kernel.io_uring_disabled` or a system call filter.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>
         {
-            writeln!(io::stdout(), "io_uring is not available: {error}.")
+            Ok(writeln!(io::stdout(), "io_uring is not available: {error}.")?)
         }
-        Err(error) => Err(error),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("own_ring: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => Err(error.into()),
     }
 }
 

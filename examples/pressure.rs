@@ -8,8 +8,8 @@
 //! of a threshold in bytes, which is the second argument (default: 4 MiB): `cargo run --release
 //! --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -21,28 +21,17 @@ use reveille::EventLoop;
 use reveille::pressure::{MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger};
 use reveille::signal::{Signal, Signals};
 
-const USAGE: &str = "usage: pressure [GROUP [BYTES]]
+const USAGE: &str = "usage: pressure [--bytes BYTES] [GROUP]
 
-  GROUP  the directory of a control group whose memory is also watched
-  BYTES  the threshold for cgroup v1; default: 4194304";
+  --bytes  the threshold for the memory of a group of cgroup v1; default: 4194304
+  GROUP    the directory of a control group whose memory is also watched";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match arguments::positional("pressure", USAGE, 0..=2) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    let bytes = arguments.get(1).map(|bytes| bytes.to_string_lossy());
-    let Ok(bytes) = bytes.as_ref().map_or(Ok(4 << 20), |bytes| bytes.parse()) else {
-        return arguments::wrong("pressure", USAGE, "BYTES is not a number");
-    };
-    match run(arguments.first().map(Path::new), bytes) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pressure: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--bytes"], &[], |options| {
+        let group = options.rest(1)?.pop();
+        let bytes = options.get("--bytes", 4 << 20, "a number of bytes")?;
+        Ok(run(group.as_ref().map(Path::new), bytes)?)
+    })
 }
 
 fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {

@@ -4,39 +4,30 @@
 //! then connect with `nc 127.0.0.1 2007` or `nc 127.0.0.1 2008`. All sockets belong to one server.
 //! Without passed sockets it listens on its only argument, by default 127.0.0.1:2007.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use reveille::net::ConnectTarget;
+use options::{Failure, Options};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer, net};
 
-const USAGE: &str = "usage: socket_activation [ADDRESS:PORT]";
+const USAGE: &str = "usage: socket_activation [--listen ADDRESS:PORT]
+
+  --listen  the address to listen on if systemd passes no socket; default: 127.0.0.1:2007; port 0
+            selects a free port";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match arguments::positional("socket_activation", USAGE, 0..=1) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
-    let Ok(address) = address.parse() else {
-        let message = format!("`{address}` is not an address with a port");
-        return arguments::wrong("socket_activation", USAGE, &message);
-    };
-    match run(address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("socket_activation: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--listen"], &[], run)
 }
 
-fn run(address: ConnectTarget) -> io::Result<()> {
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let address = serving::listen(options, 2007)?;
     let passed = net::systemd_listeners()?;
     let event_loop = EventLoop::new()?;
     let mut builder = TcpServer::builder(&event_loop);
@@ -52,5 +43,5 @@ fn run(address: ConnectTarget) -> io::Result<()> {
         // Serving does not depend on the output, so the write may fail.
         let _ = writeln!(io::stdout(), "listening on {address}");
     }
-    event_loop.run()
+    Ok(event_loop.run()?)
 }

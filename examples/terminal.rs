@@ -6,8 +6,8 @@
 //! the bytes of its input up to the end, as with
 //! `socat - EXEC:target/debug/examples/terminal,pty,raw,echo=0`.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
 
 use std::cell::Cell;
 use std::io;
@@ -15,11 +15,10 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use options::Failure;
 use reveille::io::Terminal;
 use reveille::net::CloseReason;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection};
-
-const USAGE: &str = "usage: terminal";
 
 struct Keys {
     line_end: &'static str,
@@ -60,19 +59,10 @@ impl ConnectionHandler for Keys {
 }
 
 fn main() -> ExitCode {
-    if let Err(status) = arguments::positional("terminal", USAGE, 0..=0) {
-        return status;
-    }
-    match run() {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(message)) => failed(&message),
-        Err(error) => failed(&error.to_string()),
-    }
-}
-
-fn failed(message: &str) -> ExitCode {
-    eprintln!("terminal: {message}");
-    ExitCode::FAILURE
+    options::main("usage: terminal", &[], &[], |options| {
+        options.rest(0)?;
+        run()?.map_or(Ok(()), |error| Err(Failure::Error(error)))
+    })
 }
 
 /// Returns the error of the connection.

@@ -4,8 +4,10 @@
 //! It shows a handler with state, that errors never close a UDP socket, and which datagrams an echo
 //! server must not reply to.
 
-#[path = "shared/arguments.rs"]
-mod arguments;
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::io::{self, Write};
 use std::mem;
@@ -13,38 +15,28 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use options::{Failure, Options};
 use reveille::net::{DatagramHandler, UdpRef};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, UdpSocket};
 
-const USAGE: &str = "usage: udp_echo [ADDRESS:PORT]";
+const USAGE: &str = "usage: udp_echo [--listen ADDRESS:PORT]
+
+  --listen  the address to listen on; default: 127.0.0.1:2007; port 0 selects a free port";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match arguments::positional("udp_echo", USAGE, 0..=1) {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
-    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
-    if let Err(error) = arguments::check_address(&address) {
-        return arguments::wrong("udp_echo", USAGE, &error);
-    }
-    match run(&address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("udp_echo: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    options::main(USAGE, &["--listen"], &[], run)
 }
 
-fn run(address: &str) -> io::Result<()> {
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let address = serving::listen(options, 2007)?;
     let event_loop = EventLoop::new()?;
     let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo::default())?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     // Serving does not depend on the output, so the write may fail.
     let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr()?);
-    event_loop.run()
+    Ok(event_loop.run()?)
 }
 
 #[derive(Default)]

@@ -68,7 +68,7 @@ impl Drop for Unchecked {
 /// breaks it with a [`RingError`].
 ///
 /// Keep the socket open on both sides, and watch it. A process that dies rings no bell; the other
-/// one detects it because the socket is closed (`examples/doorbell.rs` shows this). Dropping an end
+/// one detects it because the socket is closed (`examples/doorbell` shows this). Dropping an end
 /// does not notify the peer either, and messages that it has not read are lost.
 ///
 /// # Trust

@@ -92,7 +92,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj 
 
 start plain --threads 2
 plain=$PID plain_address=$ADDRESS
-start tls --threads 2 --cert "$work/cert.pem" --key "$work/key.pem"
+start tls --threads 2 --tls "$work/cert.pem" "$work/key.pem"
 tls=$PID tls_address=$ADDRESS
 secure=(--cacert "$work/cert.pem" --resolve "localhost:${tls_address##*:}:127.0.0.1")
 tls_url=https://localhost:${tls_address##*:}
@@ -140,7 +140,7 @@ echo "    a stop completes the responses and closes connections that wait"
 stop "$plain" INT
 stop "$tls" TERM
 
-! "$server" --cert "$work/cert.pem" 2>/dev/null || die "a certificate without a key was accepted"
+! "$server" --tls "$work/cert.pem" 2>/dev/null || die "a certificate without a key was accepted"
 ! "$server" --listen nowhere 2>/dev/null || die "a wrong address was accepted"
 [[ $("$server" --help) == usage:* ]] || die "no usage"
 for name in plain tls stopped; do

@@ -418,7 +418,7 @@ simple_refuses() {
 
 check_udp_echo() {
   local size echoed
-  launch udp_echo 127.0.0.1:0
+  launch udp_echo --listen 127.0.0.1:0
   await_address receiving
   for size in 1 64 1400 9000; do
     echoed=$(head -c "$size" /dev/zero | tr '\0' x | bounded 10 socat -t 1 -b 65536 - "UDP:$HOST:$PORT,shut-none" | wc -c)
@@ -458,7 +458,7 @@ check_socket_activation() {
   [[ -S $path ]] || die "the server has removed a path that is not its own"
   forget "$SERVER"
   # Without passed sockets it listens by itself.
-  start socket_activation 127.0.0.1:0
+  start socket_activation --listen 127.0.0.1:0
   [[ $(printf 'to and fro' | bounded 10 nc -N "$HOST" "$PORT") == 'to and fro' ]] || die "no echo without activation"
   kill -TERM "$SERVER" || die "the server ended before SIGTERM"
   await_exit "$SERVER" 10
@@ -491,7 +491,7 @@ check_terminal() {
 check_embedded() {
   local example word
   for example in in_tokio in_mio; do
-    launch "$example" 127.0.0.1:0
+    launch "$example" --listen 127.0.0.1:0
     word=TCP
     [[ $example == in_mio ]] || word=echoing
     await_address "$word"
@@ -500,7 +500,7 @@ check_embedded() {
     await_exit "$SERVER" 10
     ((STATUS == 0)) || die "status $STATUS after SIGTERM"
     forget "$SERVER"
-    rejects 2 "$example" 127.0.0.1:0 another
+    rejects 2 "$example" --listen 127.0.0.1:0 another
     rejects 2 "$example" nonsense
     bounded 5 "$examples/$example" --help | grep -q "^usage: $example" || die "no usage of $example"
   done
@@ -695,7 +695,7 @@ check_file_server() {
   echo secret >"$work/secret"
   ln -sf ../secret "$work/served/link"
   for by in $(readers uring_cat /etc/passwd); do
-    start file_server --port 0 --by "$by" "$work/served"
+    start file_server --listen 127.0.0.1:0 --by "$by" "$work/served"
     is_served nc -N "$HOST" "$PORT"
     is_served ncat "$HOST" "$PORT"
     is_served socat -t10 - "TCP:$HOST:$PORT"

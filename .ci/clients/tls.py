@@ -176,7 +176,7 @@ def expect(condition, problem):
 
 def check_versions(examples):
     """openssl s_client: TLS 1.2 and 1.3, resumption, verified certificate; TLS 1.1 is rejected"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         for version in ["-tls1_3", "-tls1_2"]:
             first = s_client(port, version, "-sess_out", "session")
             expect(b"Verify return code: 0 (ok)" in first, f"{version}: {first!r}")
@@ -188,7 +188,7 @@ def check_versions(examples):
 
 def check_client_certificates(examples):
     """openssl s_client: a required client certificate, none, and one of another authority"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key", "--client-ca", "ca.pem") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key", "--client-ca", "ca.pem") as (_, port):
         for version in ["-tls1_3", "-tls1_2"]:
             s_client(port, version, "-cert", "client.pem", "-key", "client.key")
             s_client(port, version, succeeds=False)
@@ -197,7 +197,7 @@ def check_client_certificates(examples):
 
 def check_python(examples):
     """Python's ssl: a megabyte in each direction, close_notify in both, a FIN without it"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key", "--threads", "2") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key", "--threads", "2") as (_, port):
         data = os.urandom(1 << 20)
         for version in [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]:
             with python_client(port, minimum_version=version, maximum_version=version) as sock:
@@ -223,7 +223,7 @@ def check_python(examples):
 
 def check_curl(examples):
     """curl: the request is echoed as an HTTP/0.9 reply"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         for version in [["--tlsv1.3"], ["--tls-max", "1.2"]]:
             command = ["curl", "--silent", "--http0.9", "--cacert", "ca.pem", "--max-time", "2", *version,
                        f"https://localhost:{port}/path"]
@@ -244,7 +244,7 @@ def check_s_server(examples):
             wrong = client(examples, port, "--name", "other.test")
             expect(wrong.returncode == 1 and b"not valid for name" in wrong.stderr, f"{version}: {wrong}")
         with s_server(version, *files, "-Verify", "1", "-verify_return_error", "-CAfile", "ca.pem") as port:
-            result = client(examples, port, "--cert", "client.pem", "--key", "client.key")
+            result = client(examples, port, "--tls", "client.pem", "client.key")
             expect(b"olleh" in result.stdout, f"{version} with a client certificate: {result}")
             result = client(examples, port)
             expect(result.returncode == 1, f"{version} without a client certificate: {result}")
@@ -260,7 +260,7 @@ def check_dates(examples):
             with s_server(version, "-cert", f"{name}.pem", "-key", f"{name}.key") as port:
                 result = client(examples, port)
                 expect(result.returncode == 1 and problem in result.stderr and not result.stdout, f"{name}: {result}")
-            with server(examples, "--cert", "server.pem", "--key", "server.key", "--client-ca", "ca.pem") as (_, port):
+            with server(examples, "--tls", "server.pem", "server.key", "--client-ca", "ca.pem") as (_, port):
                 output = s_client(port, version, "-cert", f"{name}.pem", "-key", f"{name}.key", succeeds=False)
                 expect(b"alert certificate expired" in output, f"{name}: {output!r}")
 
@@ -268,7 +268,7 @@ def check_dates(examples):
 def check_both_examples(examples):
     """tls_client with tls_echo: a megabyte through standard input and output"""
     data = os.urandom(1 << 20)
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         result = client(examples, port, text=data)
         expect(result.returncode == 0 and result.stdout == data, f"the echo differs: {result.stderr!r}")
 
@@ -276,7 +276,7 @@ def check_both_examples(examples):
 def check_proxies_before_echo(examples):
     """nginx and stunnel as TLS clients of tls_echo: 4 MiB, same bytes back, half-close through stunnel"""
     data = os.urandom(4 << 20)
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         for name, proxy in tls_proxies.client_proxies():
             with proxy(port) as proxy_port:
                 for _ in range(3):
@@ -309,7 +309,7 @@ def check_reload(examples):
     for name in ["pem", "key"]:
         with open(f"server.{name}", "rb") as source, open(f"current.{name}", "wb") as target:
             target.write(source.read())
-    with server(examples, "--cert", "current.pem", "--key", "current.key") as (process, port):
+    with server(examples, "--tls", "current.pem", "current.key") as (process, port):
         with python_client(port) as old:
             expect(certificate(port) == "server", "the first certificate")
             for name in ["pem", "key"]:
@@ -332,7 +332,7 @@ def check_reload(examples):
 
 def check_bad_peers(examples):
     """plain HTTP, garbage, SSLv2, half handshakes and port scans: closed, and at most one log line a second"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         start = time.monotonic()
         openings = [b"", b"GET / HTTP/1.0\r\n\r\n", os.urandom(300), b"\x80\x2e\x01\x00\x02\x00\x15" + bytes(40),
                     b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc" + bytes(100), b"\x16\x03\x01\x00\x05\x01", b"\x15\x03\x01\x00\x02\x02\x28"]
@@ -353,7 +353,7 @@ def check_bad_peers(examples):
 
 def check_renegotiation(examples):
     """openssl s_client asks for renegotiation 20 times: refused, and not a log line for each"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         start = time.monotonic()
         for _ in range(20):
             # A line R is a command to s_client.
@@ -367,7 +367,7 @@ def check_renegotiation(examples):
 
 def check_scan(examples):
     """testssl.sh: no old version, weak suite or known weakness"""
-    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+    with server(examples, "--tls", "server.pem", "server.key") as (_, port):
         tls_scan.scan(port)
         s_client(port)
 
@@ -378,7 +378,7 @@ def check_wrong_files(examples):
              ("server.pem", "second.key", "server.pem"), ("server.key", "server.key", "server.key"),
              ("server.pem", "server.pem", "server.pem")]
     for cert, key, named in cases:
-        command = [f"{examples}/tls_echo", "--listen", "127.0.0.1:0", "--cert", cert, "--key", key]
+        command = [f"{examples}/tls_echo", "--listen", "127.0.0.1:0", "--tls", cert, key]
         result = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
         is_right = result.returncode == 1 and named.encode() in result.stderr and not result.stdout
         expect(is_right and result.stderr.count(b"\n") == 1, f"{cert} {key}: {result}")

@@ -17,7 +17,7 @@ for by in threads default; do
     option=
     test $by = default || option="--by $by"
     # shellcheck disable=SC2086
-    "$server" --port 0 --cert "$folder/cert.pem" --key "$folder/key.pem" $option "$folder/files" >"$folder/output" &
+    "$server" --listen 127.0.0.1:0 --tls "$folder/cert.pem" "$folder/key.pem" $option "$folder/files" >"$folder/output" &
     pid=$!
     for _ in $(seq 100); do
         grep -q listening "$folder/output" && break
@@ -46,8 +46,8 @@ for by in threads default; do
     pid=
 done
 # Without the key, and with another one.
-if "$server" --port 0 --cert "$folder/cert.pem" "$folder/files" 2>/dev/null; then exit 1; fi
+if "$server" --listen 127.0.0.1:0 --tls "$folder/cert.pem" 2>/dev/null; then exit 1; fi
 openssl ecparam -name prime256v1 -genkey -noout -out "$folder/other.pem"
-if "$server" --port 0 --cert "$folder/cert.pem" --key "$folder/other.pem" "$folder/files" 2>"$folder/errors"; then exit 1; fi
+if "$server" --listen 127.0.0.1:0 --tls "$folder/cert.pem" "$folder/other.pem" "$folder/files" 2>"$folder/errors"; then exit 1; fi
 grep -q other.pem "$folder/errors"
 echo "TLS of file_server: ok"

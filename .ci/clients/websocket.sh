@@ -44,13 +44,13 @@ timeout 60 "$here/websocket_library.py" "ws://$ADDRESS/"
 timeout 60 "$here/websocket_library.py" "ws://$ADDRESS/" --await-stop "$PID"
 wait "$PID" || die "the server ended with status $? after SIGTERM"
 
-start tls --threads 2 --cert "$work/cert.pem" --key "$work/key.pem" --max-message 300000
+start tls --threads 2 --tls "$work/cert.pem" "$work/key.pem" --max-message 300000
 url=wss://localhost:${ADDRESS##*:}/
 timeout 60 "$here/websocket_library.py" "$url" --ca "$work/cert.pem" --maximum 300000
 timeout 60 "$here/websocket_library.py" "$url" --ca "$work/cert.pem" --await-stop "$PID"
 wait "$PID" || die "the server with TLS ended with status $? after SIGTERM"
 
-! "$server" --key "$work/key.pem" 2>/dev/null || die "a key without a certificate was accepted"
+! "$server" --tls "$work/cert.pem" 2>/dev/null || die "a certificate without a key was accepted"
 [[ $("$server" --help) == usage:* ]] || die "no usage"
 for name in plain tls; do
   ! grep -q panicked "$work/$name.err" || die "a panic in the server $name"

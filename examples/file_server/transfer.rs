@@ -10,7 +10,8 @@ use std::time::Duration;
 use reveille::ConnectionHandle;
 use reveille::fs::{File, OpenOptions};
 
-use super::{Service, Session};
+use super::service::Service;
+use super::session::Session;
 
 /// Size of one read.
 pub(crate) const PIECE: usize = 64 << 10;

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use reveille::tls::ServerTls;
 
-use super::options::Options;
+use super::options::{Failure, Options};
 
 /// Where the certificate comes from.
 pub(crate) enum Certificate {
@@ -16,14 +15,13 @@ pub(crate) enum Certificate {
 }
 
 impl Certificate {
-    /// The options `--cert` and `--key`, or the flag `--self-signed`, if any is given.
-    pub(crate) fn parse(options: &Options) -> Result<Option<Certificate>, ExitCode> {
-        let (cert, key) = (options.text("--cert"), options.text("--key"));
-        match (cert, key, options.has("--self-signed")) {
-            (Some(cert), Some(key), false) => Ok(Some(Certificate::Files(cert.into(), key.into()))),
-            (None, None, true) => Ok(Some(Certificate::SelfSigned)),
-            (None, None, false) => Ok(None),
-            _ => Err(options.wrong("either --cert and --key, or --self-signed, are needed".to_owned())),
+    /// The option `--tls` or the flag `--self-signed`, if one is given.
+    pub(crate) fn parse(options: &Options) -> Result<Option<Certificate>, Failure> {
+        match (options.pair("--tls"), options.has("--self-signed")) {
+            (Some((cert, key)), false) => Ok(Some(Certificate::Files(cert, key))),
+            (None, true) => Ok(Some(Certificate::SelfSigned)),
+            (None, false) => Ok(None),
+            (Some(_), true) => Err(options.wrong("--tls and --self-signed exclude each other")),
         }
     }
 

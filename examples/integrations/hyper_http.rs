@@ -14,7 +14,6 @@ mod serving;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,12 +33,12 @@ use reveille::time::LoopTimer;
 use reveille::{EventLoop, TcpServer};
 
 use certificate::Certificate;
-use options::Options;
+use options::{Failure, Options};
 
-const USAGE: &str = "usage: hyper_http [--cert FILE --key FILE | --self-signed] [OPTION VALUE]...
+const USAGE: &str = "usage: hyper_http [--tls CERT KEY | --self-signed] [OPTION VALUE]...
 
-  --cert         a PEM file: the certificate of the server, and those that lead to its authority
-  --key          a PEM file: the key of the certificate
+  --tls          two PEM files: the certificate of the server with those that lead to its authority,
+                 and its key
   --self-signed  creates a certificate for localhost, which only this server has
   --listen       the address to listen on; default: 127.0.0.1:8080; port 0 selects a free port
   --threads      the number of loops that serve connections; default: 1
@@ -60,30 +59,25 @@ type Http = auto::Builder<LocalExecutor>;
 type ResponseBody = Either<Incoming, Either<Full<Bytes>, Pattern>>;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("hyper_http", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--tls", "--listen", "--threads", "--grace"];
+    options::main(USAGE, &names, &["--self-signed"], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     certificate: Option<Certificate>,
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     grace: Duration,
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--cert", "--key", "--listen", "--threads", "--grace"];
-        let mut options = Options::parse_with_flags("hyper_http", USAGE, &names, &["--self-signed"])?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         Ok(Arguments {
-            certificate: Certificate::parse(&options)?,
-            listen: serving::listen(&options, 8080)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            grace: serving::grace(&options)?,
+            certificate: Certificate::parse(options)?,
+            listen: serving::listen(options, 8080)?,
+            threads: serving::threads(options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -100,9 +94,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         builder = builder.tls(certificate.tls(&["h2", "http/1.1"])?.allow_truncation());
     }
     let http = Arc::new(http());
-    let server = builder
-        .threads(arguments.threads.get())
-        .serve_async(move |stream| serve(stream, Arc::clone(&http)))?;
+    let server =
+        builder.threads(arguments.threads).serve_async(move |stream| serve(stream, Arc::clone(&http)))?;
     let command = match arguments.certificate {
         Some(_) => "curl --insecure https://",
         None => "curl http://",

@@ -27,7 +27,7 @@ use reveille::time::timeout;
 use reveille::{EventLoop, task};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use options::Options;
+use options::{Failure, Options};
 
 const USAGE: &str = "usage: redis_async [--tasks N] [--requests N] [--timeout SECONDS] HOST:PORT
 
@@ -41,11 +41,9 @@ const SHORT: Duration = Duration::from_millis(100);
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("redis_async", run(arguments).map_err(in_one_line)),
-        Err(status) => status,
-    }
+    options::main(USAGE, &["--tasks", "--requests", "--timeout"], &[], |options| {
+        run(Arguments::parse(options)?).map_err(|error| Failure::Error(in_one_line(error)))
+    })
 }
 
 /// The errors of the crate may have several lines.
@@ -61,16 +59,14 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let mut options = Options::parse("redis_async", USAGE, &["--tasks", "--requests", "--timeout"])?;
-        let mut rest = options.rest(1)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         let number = |value| NonZeroU64::new(value).expect("not zero");
         let seconds = options.get("--timeout", number(5), "a number of seconds from 1")?;
         Ok(Arguments {
             tasks: options.get("--tasks", number(10), "a number from 1")?,
             requests: options.get("--requests", number(100), "a number from 1")?,
             timeout: Duration::from_secs(seconds.get()),
-            server: rest.pop().ok_or_else(|| options.wrong("the server is missing".to_owned()))?,
+            server: options.only("the server")?.to_string_lossy().into_owned(),
         })
     }
 }

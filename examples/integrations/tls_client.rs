@@ -18,25 +18,22 @@ use reveille::net::CloseReason;
 use reveille::tls::ClientTls;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection};
 
-use options::Options;
+use options::{Failure, Options};
 
 const USAGE: &str = "usage: tls_client --ca FILE [OPTION VALUE]... HOST:PORT
 
   --ca     a PEM file: the authorities, one of which must have issued the certificate of the server
   --name   the name that the certificate must be valid for; default: the host
-  --cert   a PEM file: the certificate of the client
-  --key    a PEM file: the key of that certificate
+  --tls    two PEM files: the certificate of the client, and its key
   --alpn   the protocol to offer";
 
 /// The time to connect, handshake included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("tls_client", run(&arguments)),
-        Err(status) => status,
-    }
+    options::main(USAGE, &["--ca", "--name", "--tls", "--alpn"], &[], |options| {
+        Ok(run(&Arguments::parse(options)?)?)
+    })
 }
 
 struct Arguments {
@@ -48,22 +45,11 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--ca", "--name", "--cert", "--key", "--alpn"];
-        let mut options = Options::parse("tls_client", USAGE, &names)?;
-        let mut rest = options.rest(1)?;
-        let target = rest.pop().ok_or_else(|| options.wrong("the server is missing".to_owned()))?;
-        let ca = options
-            .text("--ca")
-            .map(PathBuf::from)
-            .ok_or_else(|| options.wrong("--ca is missing".to_owned()))?;
-        let certificate =
-            match (options.text("--cert").map(PathBuf::from), options.text("--key").map(PathBuf::from)) {
-                (None, None) => None,
-                (Some(cert), Some(key)) => Some((cert, key)),
-                _ => return Err(options.wrong("--cert and --key are given together".to_owned())),
-            };
-        Ok(Arguments { ca, name: options.text("--name"), certificate, alpn: options.text("--alpn"), target })
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
+        let target = options.only("the server")?.to_string_lossy().into_owned();
+        let Some(ca) = options.path("--ca") else { return Err(options.wrong("--ca is missing")) };
+        let (name, alpn) = (options.text("--name"), options.text("--alpn"));
+        Ok(Arguments { ca, name, certificate: options.pair("--tls"), alpn, target })
     }
 
     fn tls(&self) -> io::Result<ClientTls> {

@@ -13,7 +13,6 @@ mod serving;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,12 +23,12 @@ use reveille::tls::{ClientCertificates, ServerTls};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
 use certificate::Certificate;
-use options::Options;
+use options::{Failure, Options};
 
-const USAGE: &str = "usage: tls_echo (--cert FILE --key FILE | --self-signed) [OPTION VALUE]...
+const USAGE: &str = "usage: tls_echo (--tls CERT KEY | --self-signed) [OPTION VALUE]...
 
-  --cert         a PEM file: the certificate of the server, and those that lead to its authority
-  --key          a PEM file: the key of the certificate
+  --tls          two PEM files: the certificate of the server with those that lead to its authority,
+                 and its key
   --self-signed  creates a certificate for localhost, which only this server has
   --client-ca    a PEM file: clients must have a certificate of one of these authorities
   --listen       the address to listen on; default: 127.0.0.1:7006; port 0 selects a free port
@@ -40,35 +39,29 @@ const USAGE: &str = "usage: tls_echo (--cert FILE --key FILE | --self-signed) [O
 const IDLE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("tls_echo", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--tls", "--client-ca", "--listen", "--threads", "--grace"];
+    options::main(USAGE, &names, &["--self-signed"], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     certificate: Certificate,
     client_ca: Option<PathBuf>,
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     grace: Duration,
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--cert", "--key", "--client-ca", "--listen", "--threads", "--grace"];
-        let mut options = Options::parse_with_flags("tls_echo", USAGE, &names, &["--self-signed"])?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
-        let certificate = Certificate::parse(&options)?.ok_or_else(|| {
-            options.wrong("either --cert and --key, or --self-signed, are needed".to_owned())
-        })?;
+        let certificate = Certificate::parse(options)?
+            .ok_or_else(|| options.wrong("either --tls or --self-signed is needed"))?;
         Ok(Arguments {
             certificate,
-            client_ca: options.text("--client-ca").map(PathBuf::from),
-            listen: serving::listen(&options, 7006)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            grace: serving::grace(&options)?,
+            client_ca: options.path("--client-ca"),
+            listen: serving::listen(options, 7006)?,
+            threads: serving::threads(options)?,
+            grace: serving::grace(options)?,
         })
     }
 
@@ -80,7 +73,7 @@ impl Arguments {
                 .client_certificates(authorities, ClientCertificates::Required)
                 .build(),
             (Certificate::SelfSigned, Some(_)) => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, "--client-ca needs --cert and --key"))
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "--client-ca needs --tls"))
             }
         }
     }
@@ -93,7 +86,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let server = TcpServer::bind(&event_loop, arguments.listen)?
         .tls(tls.clone())
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .limits(ConnectionLimits::new().idle_timeout(IDLE))
         .serve(|_| Echo)?;
     let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| match tls.reload() {

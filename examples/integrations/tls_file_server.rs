@@ -1,10 +1,10 @@
 //! The example `file_server` with TLS.
 //!
 //! Run it with `cargo run --release -p integrations --features uring --bin tls_file_server --
-//! --cert cert.pem --key key.pem DIRECTORY`, then request a file with the command that it prints.
+//! --tls cert.pem key.pem DIRECTORY`, then request a file with the command that it prints.
 //! This program selects the crypto provider; the rest is the same source.
 
-#[path = "../file_server.rs"]
+#[path = "../file_server/main.rs"]
 mod file_server;
 
 use std::process::ExitCode;

@@ -13,7 +13,6 @@ mod serving;
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,12 +27,12 @@ use reveille::time::timeout;
 use reveille::{EventLoop, TcpServer};
 
 use certificate::Certificate;
-use options::Options;
+use options::{Failure, Options};
 
-const USAGE: &str = "usage: websocket [--cert FILE --key FILE | --self-signed] [OPTION VALUE]...
+const USAGE: &str = "usage: websocket [--tls CERT KEY | --self-signed] [OPTION VALUE]...
 
-  --cert         a PEM file: the certificate of the server, and those that lead to its authority
-  --key          a PEM file: the key of the certificate
+  --tls          two PEM files: the certificate of the server with those that lead to its authority,
+                 and its key
   --self-signed  creates a certificate for localhost, which only this server has
   --max-message  the maximum size of a message in bytes; default: 1048576
   --listen       the address to listen on; default: 127.0.0.1:9001; port 0 selects a free port
@@ -56,32 +55,27 @@ const CLOSING: Duration = Duration::from_secs(5);
 type Socket = WebSocketStream<ByteStream>;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("websocket", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--tls", "--max-message", "--listen", "--threads", "--grace"];
+    options::main(USAGE, &names, &["--self-signed"], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     certificate: Option<Certificate>,
     max_message: usize,
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     grace: Duration,
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--cert", "--key", "--max-message", "--listen", "--threads", "--grace"];
-        let mut options = Options::parse_with_flags("websocket", USAGE, &names, &["--self-signed"])?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         Ok(Arguments {
-            certificate: Certificate::parse(&options)?,
+            certificate: Certificate::parse(options)?,
             max_message: options.get("--max-message", 1 << 20, "a number of bytes")?,
-            listen: serving::listen(&options, 9001)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            grace: serving::grace(&options)?,
+            listen: serving::listen(options, 9001)?,
+            threads: serving::threads(options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -101,7 +95,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     if let Some(certificate) = &arguments.certificate {
         builder = builder.tls(certificate.tls(&["http/1.1"])?);
     }
-    let server = builder.threads(arguments.threads.get()).serve_async(move |stream| serve(stream, config))?;
+    let server = builder.threads(arguments.threads).serve_async(move |stream| serve(stream, config))?;
     let scheme = if arguments.certificate.is_some() { "wss" } else { "ws" };
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
         format!("python3 -m websockets {scheme}://{}/", SocketAddr::new(ip, port))

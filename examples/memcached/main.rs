@@ -43,7 +43,7 @@ use reveille::{EventLoop, TcpServer};
 use clock::Clock;
 use commands::Commands;
 use counters::Counter;
-use options::Options;
+use options::{Failure, Options};
 use protocol::Protocol;
 use session::{HIGH_WATER, Local, Session};
 use table::{Cursor, Table};
@@ -70,16 +70,13 @@ const CRAWL_PERIOD: Duration = Duration::from_millis(500);
 const CRAWL_BUDGET: usize = 16 * 1024;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("memcached", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--listen", "--threads", "--memory-limit", "--item-size", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     /// In bytes.
     memory_limit: usize,
     item_size: usize,
@@ -87,9 +84,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--listen", "--threads", "--memory-limit", "--item-size", "--grace"];
-        let mut options = Options::parse("memcached", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         let mib: NonZeroUsize = options.get(
             "--memory-limit",
@@ -106,11 +101,11 @@ impl Arguments {
             return Err(options.wrong(format!("`{item_size}` is more than 128 MiB")));
         }
         Ok(Arguments {
-            listen: serving::listen(&options, 11211)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            listen: serving::listen(options, 11211)?,
+            threads: serving::threads(options)?,
             memory_limit: memory_limit.ok_or_else(|| options.wrong(format!("`{mib}` is too much memory")))?,
             item_size: item_size.get(),
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -122,7 +117,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let commands = Arc::new(Commands {
         table: Table::new(arguments.memory_limit, item_size),
         clock: Clock::new(event_loop.now(), unix),
-        threads: arguments.threads.get(),
+        threads: arguments.threads,
         server: OnceLock::new(),
     });
     let limits = ConnectionLimits::new()
@@ -131,7 +126,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .max_unread(Protocol::max_unread(item_size));
     let shared = Arc::clone(&commands);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .limits(limits)
         // Values that are being received and replies that are not read, of all connections.
         .max_buffered(arguments.memory_limit.max(64 * item_size))

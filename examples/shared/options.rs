@@ -1,123 +1,157 @@
-//! Command-line arguments of an example: options with a value, then other arguments. Also the exit
-//! status of the example.
+//! Command-line arguments of an example, and its exit status.
 
-use std::env;
-use std::fmt::Display;
+#![allow(dead_code, reason = "each example uses a part of it")]
+
+use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+
+use lexopt::Arg;
 
 /// The options that have two values.
 const PAIRS: [&str; 1] = ["--tls"];
 
-/// The arguments of an example. Options come first.
-pub(crate) struct Options {
-    name: &'static str,
+/// Parses the arguments and calls `run`. `values` are the options that have a value, and `flags`
+/// those that have none. The first line of `usage` is `usage: NAME`, followed by the arguments.
+///
+/// Returns the exit status: 0 also for `--help`, 1 for an error, 2 for wrong arguments.
+pub(crate) fn main(
     usage: &'static str,
-    values: Vec<(String, String)>,
+    values: &[&str],
+    flags: &[&str],
+    run: impl FnOnce(&mut Options) -> Result<(), Failure>,
+) -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let name = usage.trim_start_matches("usage: ").split_whitespace().next().unwrap_or_default();
+    let failure = match Options::parse(values, flags) {
+        Ok(None) => {
+            // Fails if the reader of the pipe has gone, which needs no usage.
+            let _ = writeln!(io::stdout(), "{usage}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Some(mut options)) => run(&mut options).err(),
+        Err(error) => Some(Failure::Arguments(error.to_string())),
+    };
+    match failure {
+        None => ExitCode::SUCCESS,
+        Some(Failure::Arguments(message)) => {
+            let _ = writeln!(io::stderr(), "{name}: {message}\n{usage}");
+            ExitCode::from(2)
+        }
+        Some(Failure::Error(message)) => {
+            let _ = writeln!(io::stderr(), "{name}: {message}");
+            ExitCode::FAILURE
+        }
+        Some(Failure::Printed) => ExitCode::FAILURE,
+    }
+}
+
+/// Why an example ends without success.
+pub(crate) enum Failure {
+    /// The arguments are wrong.
+    Arguments(String),
+    Error(String),
+    /// An error that has been printed.
+    Printed,
+}
+
+impl<E: Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Error(error.to_string())
+    }
+}
+
+/// The arguments of an example. Options come before the other arguments.
+pub(crate) struct Options {
+    values: Vec<(String, OsString)>,
     /// The arguments from the first that is not an option.
-    rest: Vec<String>,
+    rest: Vec<OsString>,
 }
 
 impl Options {
-    /// Parses the arguments; `names` are the permitted options. `name` is the prefix of error
-    /// messages.
-    ///
-    /// # Errors
-    /// The exit status, after the usage has been printed: 0 for `--help`, 2 for wrong arguments.
-    #[allow(dead_code, reason = "each example uses a part of it")]
-    pub(crate) fn parse(
-        name: &'static str,
-        usage: &'static str,
-        names: &[&str],
-    ) -> Result<Options, ExitCode> {
-        Options::parse_with_flags(name, usage, names, &[])
-    }
-
-    /// Same as [`parse`](Options::parse), with options that have no value.
-    pub(crate) fn parse_with_flags(
-        name: &'static str,
-        usage: &'static str,
-        names: &[&str],
-        flags: &[&str],
-    ) -> Result<Options, ExitCode> {
-        let mut options = Options { name, usage, values: Vec::new(), rest: Vec::new() };
-        let mut given = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-        while let Some(argument) = given.next() {
-            if argument == "--help" || argument == "-h" {
-                let _ = writeln!(io::stdout(), "{usage}");
-                return Err(ExitCode::SUCCESS);
-            }
-            if names.contains(&argument.as_str()) {
-                let mut value =
-                    || given.next().ok_or_else(|| options.wrong(format!("{argument} wants a value")));
-                let first = value()?;
-                // Of a pair, the second value is stored under a name that no argument has.
-                let second = if PAIRS.contains(&argument.as_str()) { Some(value()?) } else { None };
-                options.values.extend(second.map(|second| (format!("second {argument}"), second)));
-                options.values.push((argument, first));
-            } else if flags.contains(&argument.as_str()) {
-                options.values.push((argument, String::new()));
-            } else if argument.starts_with('-') {
-                return Err(options.wrong(format!("unknown argument `{argument}`")));
+    /// Returns `None` for `--help`.
+    fn parse(values: &[&str], flags: &[&str]) -> Result<Option<Options>, lexopt::Error> {
+        let mut options = Options { values: Vec::new(), rest: Vec::new() };
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            let name = match argument {
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Long(name) => format!("--{name}"),
+                Arg::Short(name) => format!("-{name}"),
+                Arg::Value(value) => {
+                    options.rest.push(value);
+                    options.rest.extend(parser.raw_args()?);
+                    break;
+                }
+            };
+            if values.contains(&name.as_str()) {
+                let first = parser.value()?;
+                if PAIRS.contains(&name.as_str()) {
+                    options.values.push((second(&name), parser.value()?));
+                }
+                options.values.push((name, first));
+            } else if flags.contains(&name.as_str()) {
+                options.values.push((name, OsString::new()));
             } else {
-                options.rest.push(argument);
-                options.rest.extend(given.by_ref());
+                return Err(format!("unknown argument `{name}`").into());
             }
         }
-        Ok(options)
+        Ok(Some(options))
     }
 
     /// The value of an option, or its default. `meaning` completes the message "`value` is not".
-    #[allow(dead_code, reason = "each example uses a part of it")]
-    pub(crate) fn get<T: FromStr>(&self, option: &str, default: T, meaning: &str) -> Result<T, ExitCode> {
-        match self.values.iter().rfind(|(name, _)| name == option) {
-            Some((_, value)) => value.parse().map_err(|_| self.wrong(format!("`{value}` is not {meaning}"))),
-            None => Ok(default),
-        }
+    pub(crate) fn get<T: FromStr>(&self, option: &str, default: T, meaning: &str) -> Result<T, Failure> {
+        let Some(value) = self.value(option) else { return Ok(default) };
+        let parsed = value.to_str().and_then(|text| text.parse().ok());
+        parsed.ok_or_else(|| self.wrong(format!("`{}` is not {meaning}", value.to_string_lossy())))
     }
 
     /// Whether an option was given.
-    #[allow(dead_code, reason = "each example uses a part of it")]
     pub(crate) fn has(&self, option: &str) -> bool {
-        self.values.iter().any(|(name, _)| name == option)
+        self.value(option).is_some()
     }
 
     /// The value of an option that has no default.
-    #[allow(dead_code, reason = "each example uses a part of it")]
     pub(crate) fn text(&self, option: &str) -> Option<String> {
-        let (_, value) = self.values.iter().rfind(|(name, _)| name == option)?;
-        Some(value.clone())
+        self.value(option).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    pub(crate) fn path(&self, option: &str) -> Option<PathBuf> {
+        self.value(option).map(PathBuf::from)
     }
 
     /// The values of an option that has two of them.
-    #[allow(dead_code, reason = "each example uses a part of it")]
-    pub(crate) fn pair(&self, option: &str) -> Option<(String, String)> {
-        Some((self.text(option)?, self.text(&format!("second {option}"))?))
+    pub(crate) fn pair(&self, option: &str) -> Option<(PathBuf, PathBuf)> {
+        Some((self.path(option)?, self.path(&second(option))?))
+    }
+
+    /// The last value that was given for an option.
+    fn value(&self, option: &str) -> Option<&OsString> {
+        self.values.iter().rfind(|(name, _)| name == option).map(|(_, value)| value)
     }
 
     /// Returns the other arguments, of which there may be at most `max`.
-    pub(crate) fn rest(&mut self, max: usize) -> Result<Vec<String>, ExitCode> {
+    pub(crate) fn rest(&mut self, max: usize) -> Result<Vec<OsString>, Failure> {
         match self.rest.get(max) {
-            Some(extra) => Err(self.wrong(format!("`{extra}` is an extra argument"))),
+            Some(extra) => Err(self.wrong(format!("`{}` is an extra argument", extra.to_string_lossy()))),
             None => Ok(std::mem::take(&mut self.rest)),
         }
     }
 
-    /// Prints what is wrong with the arguments, and returns the exit status.
-    pub(crate) fn wrong(&self, message: String) -> ExitCode {
-        let _ = writeln!(io::stderr(), "{}: {message}\n{}", self.name, self.usage);
-        ExitCode::from(2)
+    /// Returns the only other argument, which `meaning` describes.
+    pub(crate) fn only(&mut self, meaning: &str) -> Result<OsString, Failure> {
+        self.rest(1)?.pop().ok_or_else(|| self.wrong(format!("{meaning} is missing")))
+    }
+
+    pub(crate) fn wrong(&self, message: impl Into<String>) -> Failure {
+        Failure::Arguments(message.into())
     }
 }
 
-/// The exit status of a program that has run. Prints an error in one line.
-pub(crate) fn status_of(name: &str, result: Result<(), impl Display>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{name}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+/// Of a pair, the second value is stored under a name that no argument has.
+fn second(option: &str) -> String {
+    format!("second {option}")
 }

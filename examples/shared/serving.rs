@@ -1,23 +1,35 @@
 //! What the servers among the examples have in common: options, and running until a signal.
 
+#![allow(dead_code, reason = "each example uses a part of it")]
+
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::process::ExitCode;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer};
 
-use super::options::Options;
+use super::options::{Failure, Options};
 
 /// The option `--listen`; by default `port` on the loopback interface.
-pub(crate) fn listen(options: &Options, port: u16) -> Result<SocketAddr, ExitCode> {
+pub(crate) fn listen(options: &Options, port: u16) -> Result<SocketAddr, Failure> {
+    address(options, "--listen", port)
+}
+
+/// The address of an option; by default `port` on the loopback interface.
+pub(crate) fn address(options: &Options, option: &str, port: u16) -> Result<SocketAddr, Failure> {
     let meaning = format!("an address with a port, such as 127.0.0.1:{port} or [::1]:{port}");
-    options.get("--listen", SocketAddr::from(([127, 0, 0, 1], port)), &meaning)
+    options.get(option, SocketAddr::from(([127, 0, 0, 1], port)), &meaning)
+}
+
+/// The option `--threads`; by default one.
+pub(crate) fn threads(options: &Options) -> Result<usize, Failure> {
+    options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1").map(NonZeroUsize::get)
 }
 
 /// The option `--grace`.
-pub(crate) fn grace(options: &Options) -> Result<Duration, ExitCode> {
+pub(crate) fn grace(options: &Options) -> Result<Duration, Failure> {
     options.get("--grace", 3, "a number of seconds").map(Duration::from_secs)
 }
 

@@ -108,9 +108,9 @@ fn invalid_arguments_are_rejected_with_the_usage() {
         (&["18446744073709551615"], "`18446744073709551615` is not a number"),
         (&["-1"], "unknown argument `-1`"),
         (&["--nonsense", "1"], "unknown argument `--nonsense`"),
-        (&["1", "--write-every"], "--write-every wants a time"),
+        (&["--write-every"], "missing argument for option '--write-every'"),
         (&["--write-every", "50", "1"], "`50` is not a time"),
-        (&["--read-every", "0ms", "1"], "--read-every wants a time above 0"),
+        (&["--read-every", "0ms", "1"], "--read-every takes a time above 0"),
     ];
     for (arguments, message) in invalid {
         let output = outcome_of(arguments);

@@ -109,21 +109,21 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "file_server",
-        arguments: &["--port", "0", "/etc"],
+        arguments: &["--listen", "127.0.0.1:0", "/etc"],
         lifetime: Serves { ready: "try: ", visit: visit_file_server },
         on_closed_output: Continues,
         started_inputs: &[],
     },
     Example {
         name: "in_mio",
-        arguments: &["127.0.0.1:0"],
+        arguments: &["--listen", "127.0.0.1:0"],
         lifetime: Serves { ready: "UDP on ", visit: visit_in_mio },
         on_closed_output: Continues,
         started_inputs: &[],
     },
     Example {
         name: "in_tokio",
-        arguments: &["127.0.0.1:0"],
+        arguments: &["--listen", "127.0.0.1:0"],
         lifetime: Serves {
             ready: "echoing on ",
             visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
@@ -182,7 +182,7 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "socket_activation",
-        arguments: &["127.0.0.1:0"],
+        arguments: &["--listen", "127.0.0.1:0"],
         lifetime: Serves {
             ready: "listening on ",
             visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
@@ -199,7 +199,7 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "udp_echo",
-        arguments: &["127.0.0.1:0"],
+        arguments: &["--listen", "127.0.0.1:0"],
         lifetime: Serves { ready: "receiving on ", visit: visit_udp_echo },
         on_closed_output: Continues,
         started_inputs: &[],

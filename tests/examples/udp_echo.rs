@@ -71,8 +71,11 @@ fn datagrams_from_itself_or_port_0_get_no_reply() {
         };
         for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
             let mut command = Command::new(program("udp_echo"));
-            let command =
-                command.arg(listen).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let command = command
+                .args(["--listen", listen])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             let mut echo = Killed(command.spawn().unwrap());
             let mut output = BufReader::new(echo.0.stdout.take().unwrap());
             let mut line = String::new();

@@ -292,10 +292,13 @@ fn invalid_arguments_are_rejected_with_the_usage() {
     assert_eq!(output.status.code(), Some(2));
     let errors = text(&output.stderr);
     assert!(errors.starts_with("uring_cat: unknown argument `--nonsense`\nusage: uring_cat "), "{errors}");
-    for by in [&["--by"][..], &["--by", "magic"]] {
+    for (by, message) in [
+        (&["--by"][..], "missing argument for option '--by'"),
+        (&["--by", "magic"], "--by takes io_uring or threads"),
+    ] {
         let output = outcome_of(&mut cat(by));
         assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).starts_with("uring_cat: --by takes io_uring or threads\n"));
+        assert!(text(&output.stderr).starts_with(&format!("uring_cat: {message}\n")));
     }
     let output = outcome_of(&mut cat(&["--help"]));
     assert!(output.status.success() && text(&output.stdout).starts_with("usage: uring_cat "));

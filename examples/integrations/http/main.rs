@@ -35,7 +35,6 @@ mod upload;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -50,7 +49,7 @@ use reveille::signal::{Signal, Signals};
 use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
 
-use options::Options;
+use options::{Failure, Options};
 use protocol::{Requests, Status};
 use root::Root;
 use session::{Receiving, Session};
@@ -88,11 +87,8 @@ const MAX_UNSENT: usize = HIGH_WATER + (512 << 10);
 const MAX_UNREAD: usize = 1 << 20;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("http", run(arguments)),
-        Err(status) => status,
-    }
+    let names = ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--tls", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
 struct Arguments {
@@ -101,28 +97,26 @@ struct Arguments {
     /// In bytes.
     max_upload: u64,
     listen: SocketAddr,
-    threads: NonZeroUsize,
-    tls: Option<(String, String)>,
+    threads: usize,
+    tls: Option<(PathBuf, PathBuf)>,
     grace: Duration,
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--tls", "--grace"];
-        let mut options = Options::parse("http", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
-        let Some(root) = options.text("--root") else {
-            return Err(options.wrong("--root is needed".to_owned()));
+        let Some(root) = options.path("--root") else {
+            return Err(options.wrong("--root is needed"));
         };
         let mebibytes: u32 = options.get("--max-upload", 64, "a number of MiB")?;
         Ok(Arguments {
-            root: PathBuf::from(root),
+            root,
             uploads: options.text("--uploads"),
             max_upload: u64::from(mebibytes) << 20,
-            listen: serving::listen(&options, 8080)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            listen: serving::listen(options, 8080)?,
+            threads: serving::threads(options)?,
             tls: options.pair("--tls"),
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -147,7 +141,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let (totals, loops) = (Arc::new(Totals::default()), AtomicUsize::new(0));
     let (counted, completed) = (Arc::clone(&totals), Arc::new(AtomicU64::new(0)));
     let server = builder
-        .threads(threads.get())
+        .threads(threads)
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
         .limits(limits)

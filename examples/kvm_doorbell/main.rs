@@ -13,11 +13,10 @@
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, reason = "there is no guest"))]
 
-#[path = "shared/arguments.rs"]
-mod arguments;
 #[cfg(target_arch = "x86_64")]
-#[path = "kvm_doorbell/machine.rs"]
 mod machine;
+#[path = "../shared/options.rs"]
+mod options;
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -37,17 +36,11 @@ const INTERRUPTS: u16 = 3;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    if let Err(status) = arguments::positional("kvm_doorbell", "usage: kvm_doorbell", 0..=0) {
-        return status;
-    }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("kvm_doorbell: {error}");
-            // If the guest still runs, it and its thread end with the process.
-            ExitCode::FAILURE
-        }
-    }
+    options::main("usage: kvm_doorbell", &[], &[], |options| {
+        options.rest(0)?;
+        // After an error the guest may still run. It and its thread end with the process.
+        Ok(run()?)
+    })
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,81 +1,21 @@
-//! cat(1) on a loop: prints files byte for byte, one after the other.
-//!
-//! Run it with `cargo run --release --features uring --example uring_cat -- -v /etc/passwd`.
-//! Several pieces of a file are read concurrently and written in order, so reads overlap with the
-//! output. With the feature `uring`, and a kernel that supports it, the reads use io_uring;
-//! otherwise a few threads read. `-v` prints which one is used, and `RUST_LOG=info` the reason.
+//! Reads files in pieces, several at a time, and writes the pieces in order.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
-use std::process::ExitCode;
 use std::rc::Rc;
 use std::vec;
 
 use reveille::EventLoop;
-use reveille::fs::{File, FileIo, FileIoBackend, FileIoBuilder, Metadata, OpenOptions};
+use reveille::fs::{File, FileIo, Metadata, OpenOptions};
 
-const USAGE: &str = "usage: uring_cat [-v] [--by io_uring|threads] [FILE...]
-
-  FILE  the file to print; `-`, or no FILE at all, is the standard input
-  -v    print the backend to stderr
-  --by  the backend that reads; default: io_uring if available";
+use super::input::{Input, Piece};
 
 /// Size of one read.
 const PIECE: usize = 128 << 10;
 
-/// Maximum number of pieces that are being read or wait for an earlier piece.
-const AHEAD: usize = 8;
-
-fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match Arguments::parse(env::args_os().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            let _ = writeln!(io::stdout(), "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(message) => {
-            eprintln!("uring_cat: {message}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("uring_cat: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Returns whether everything has been printed.
-fn run(arguments: Arguments) -> io::Result<bool> {
-    let event_loop = EventLoop::new()?;
-    let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
-    let files = builder.build(&event_loop)?;
-    if arguments.verbose {
-        let by = if files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
-        eprintln!("uring_cat: {by}");
-    }
-    // Not `io::stdout()`: its buffer has no benefit for large writes.
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let names = arguments.names.into_iter();
-    let cat = Rc::new(Cat { files, output, state: RefCell::new(State { names, ..State::default() }) });
-    let this = Rc::clone(&cat);
-    cat.files.metadata(&cat.output, move |event_loop, status| {
-        this.state.borrow_mut().output = status.ok().filter(Metadata::is_file);
-        this.next(event_loop);
-    });
-    event_loop.run()?;
-    Ok(!cat.state.borrow().failed)
-}
-
-struct Cat {
+pub(crate) struct Cat {
     files: FileIo,
     output: File,
     state: RefCell<State>,
@@ -94,31 +34,25 @@ struct State {
     spare: Vec<Vec<u8>>,
 }
 
-/// The input being printed.
-struct Input {
-    name: OsString,
-    file: Rc<File>,
-    /// The size, if the file is read at several offsets at a time. Otherwise reads are sequential.
-    size: Option<u64>,
-    /// Offset up to which reads have been issued.
-    requested: u64,
-    /// Offset up to which data has been written to the output.
-    written: u64,
-    /// Number of reads in flight.
-    reading: usize,
-    /// Pieces that have been read and not written, by file offset.
-    pieces: BTreeMap<u64, Piece>,
-    /// Set once one of the pieces is the end.
-    has_end: bool,
-}
-
-enum Piece {
-    Bytes(Vec<u8>),
-    /// The end of the input, regular or because of an error.
-    End(Option<io::Error>),
-}
-
 impl Cat {
+    /// Prints the files with these names. The loop quits at the end.
+    pub(crate) fn start(files: FileIo, names: vec::IntoIter<OsString>) -> io::Result<Rc<Cat>> {
+        // Not `io::stdout()`: its buffer has no benefit for large writes.
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let cat = Rc::new(Cat { files, output, state: RefCell::new(State { names, ..State::default() }) });
+        let this = Rc::clone(&cat);
+        cat.files.metadata(&cat.output, move |event_loop, status| {
+            this.state.borrow_mut().output = status.ok().filter(Metadata::is_file);
+            this.next(event_loop);
+        });
+        Ok(cat)
+    }
+
+    /// Whether something could not be printed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.borrow().failed
+    }
+
     /// Starts the next file, or ends.
     fn next(self: &Rc<Cat>, event_loop: &EventLoop) {
         let name = {
@@ -159,9 +93,7 @@ impl Cat {
         // The standard input may have been read by other processes, up to a position. Files in
         // /proc report a size of zero.
         let size = (name != "-" && status.is_file()).then(|| status.size()).filter(|size| *size > 0);
-        let pieces = BTreeMap::new();
-        let input = Input { name, file, size, requested: 0, written: 0, reading: 0, pieces, has_end: false };
-        self.state.borrow_mut().input = Some(input);
+        self.state.borrow_mut().input = Some(Input::new(name, file, size));
         self.advance(event_loop);
     }
 
@@ -279,19 +211,6 @@ impl Cat {
     }
 }
 
-impl Input {
-    /// Whether another read may be issued. Up to the reported size several are in flight; beyond
-    /// it, or without a size, one at a time.
-    fn may_read(&self) -> bool {
-        let may_be_more = if self.size.is_some_and(|size| self.requested < size) {
-            self.reading + self.pieces.len() < AHEAD
-        } else {
-            self.reading == 0 && self.pieces.len() < AHEAD
-        };
-        may_be_more && !self.has_end
-    }
-}
-
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.device(), one.inode()) == (other.device(), other.inode())
 }
@@ -300,42 +219,4 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
 fn message(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.as_str(), |(message, _)| message).to_owned()
-}
-
-struct Arguments {
-    names: Vec<OsString>,
-    verbose: bool,
-    by: Option<FileIoBackend>,
-}
-
-impl Arguments {
-    /// Returns `None` for `--help`.
-    fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
-        let mut arguments = Arguments { names: Vec::new(), verbose: false, by: None };
-        while let Some(argument) = given.next() {
-            match argument.to_str() {
-                Some("--help" | "-h") => return Ok(None),
-                Some("-v") => arguments.verbose = true,
-                Some("--by") => {
-                    arguments.by = Some(match given.next().as_ref().and_then(|by| by.to_str()) {
-                        Some("io_uring") => FileIoBackend::IoUring,
-                        Some("threads") => FileIoBackend::ThreadPool,
-                        _ => return Err("--by takes io_uring or threads".to_owned()),
-                    });
-                }
-                Some("--") => {
-                    arguments.names.extend(given);
-                    break;
-                }
-                Some(option) if option.starts_with('-') && option != "-" => {
-                    return Err(format!("unknown argument `{option}`"));
-                }
-                _ => arguments.names.push(argument),
-            }
-        }
-        if arguments.names.is_empty() {
-            arguments.names.push("-".into());
-        }
-        Ok(Some(arguments))
-    }
 }

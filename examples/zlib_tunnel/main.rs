@@ -14,11 +14,10 @@
 //! It shows a filter of the program's own, and a relay between a connection with it and one
 //! without.
 
-#[path = "shared/options.rs"]
+#[path = "../shared/options.rs"]
 mod options;
-#[path = "shared/serving.rs"]
+#[path = "../shared/serving.rs"]
 mod serving;
-#[path = "zlib_tunnel/zlib.rs"]
 mod zlib;
 
 use std::fmt;
@@ -31,7 +30,7 @@ use std::time::Duration;
 use reveille::net::{CloseReason, ConnectionLimits};
 use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
-use options::Options;
+use options::{Failure, Options};
 use zlib::Zlib;
 
 const USAGE: &str =
@@ -64,11 +63,7 @@ impl FromStr for Side {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match parse() {
-        Ok((listen, tunnel, grace)) => options::status_of("zlib_tunnel", run(listen, tunnel, grace)),
-        Err(status) => status,
-    }
+    options::main(USAGE, &["--listen", "--connect", "--zlib", "--grace"], &[], run)
 }
 
 #[derive(Clone, Copy)]
@@ -77,27 +72,24 @@ struct Tunnel {
     zlib: Side,
 }
 
-fn parse() -> Result<(SocketAddr, Tunnel, Duration), ExitCode> {
-    let mut options = Options::parse("zlib_tunnel", USAGE, &["--listen", "--connect", "--zlib", "--grace"])?;
-    options.rest(0)?;
-    let target = SocketAddr::from(([127, 0, 0, 1], 2007));
-    let target = options.get("--connect", target, "an address with a port, such as 127.0.0.1:2007")?;
-    let zlib = options.get("--zlib", Side::Listen, "`listen` or `connect`")?;
-    Ok((serving::listen(&options, 2012)?, Tunnel { target, zlib }, serving::grace(&options)?))
-}
-
 fn limits() -> ConnectionLimits {
     ConnectionLimits::new().idle_timeout(IDLE_TIMEOUT)
 }
 
-fn run(listen: SocketAddr, tunnel: Tunnel, grace: Duration) -> io::Result<()> {
+fn run(options: &mut Options) -> Result<(), Failure> {
+    options.rest(0)?;
+    let (listen, grace) = (serving::listen(options, 2012)?, serving::grace(options)?);
+    let target = serving::address(options, "--connect", 2007)?;
+    let zlib = options.get("--zlib", Side::Listen, "`listen` or `connect`")?;
+    let tunnel = Tunnel { target, zlib };
+
     let event_loop = EventLoop::new()?;
     let mut builder = TcpServer::bind(&event_loop, listen)?.limits(limits());
     if tunnel.zlib == Side::Listen {
         builder = builder.filter(Zlib::new);
     }
     let server = builder.serve(move |_| Front { tunnel, back: None })?;
-    serving::run(&event_loop, server, grace, |ip, port| format!("nc {ip} {port}"))
+    Ok(serving::run(&event_loop, server, grace, |ip, port| format!("nc {ip} {port}"))?)
 }
 
 /// An accepted connection. It is relayed as soon as the connection to the target is established.

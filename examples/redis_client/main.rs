@@ -9,13 +9,11 @@
 //! connection wait for the next one. A lost connection is re-established with a back-off. Every
 //! callback is called once: the callback of a request that was lost or dropped gets an error.
 
-#[path = "shared/options.rs"]
+#[path = "../shared/options.rs"]
 mod options;
-#[path = "redis_client/replies.rs"]
 mod replies;
-#[path = "shared/resp.rs"]
+#[path = "../shared/resp.rs"]
 mod resp;
-#[path = "redis_client/session.rs"]
 mod session;
 
 use std::cell::Cell;
@@ -30,7 +28,7 @@ use std::time::Duration;
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, LoopHandle};
 
-use options::Options;
+use options::{Failure, Options};
 use replies::Reply;
 use session::Redis;
 
@@ -46,15 +44,11 @@ Without a command, several commands are sent as a demonstration.
 The exit status is 1 if a command has failed.";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => match run(arguments) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => options::status_of("redis_client", Err(error)),
-        },
-        Err(status) => status,
-    }
+    let names = ["--connect", "--retries", "--timeout", "--repeat", "--every"];
+    options::main(USAGE, &names, &[], |options| match run(Arguments::parse(options)?)? {
+        true => Ok(()),
+        false => Err(Failure::Printed),
+    })
 }
 
 struct Arguments {
@@ -84,9 +78,9 @@ impl FromStr for Target {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--connect", "--retries", "--timeout", "--repeat", "--every"];
-        let mut options = Options::parse("redis_client", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
+        let command = options.rest(usize::MAX)?;
+        let command = command.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let second = NonZeroU64::MIN.saturating_add(999);
         let default = Target("127.0.0.1:6380".to_owned());
         Ok(Arguments {
@@ -95,7 +89,7 @@ impl Arguments {
             timeout: options.get("--timeout", 10_000, "a number of milliseconds")?,
             repeat: options.get("--repeat", NonZeroU32::MIN, "a number from 1")?,
             every: options.get("--every", second, "a number of milliseconds from 1")?,
-            command: options.rest(usize::MAX)?,
+            command,
         })
     }
 }
