@@ -127,8 +127,9 @@ impl Backends {
         &self.list
     }
 
-    /// Takes a new configuration. A back end that stays keeps its connections and its health, and
-    /// one that was draining is used again. A new one is up until a connection to it fails.
+    /// Takes a new configuration. A back end that stays keeps its connections and its health. A new
+    /// one is up until a connection to it fails, and so is one that was draining: it was not probed
+    /// meanwhile.
     pub(crate) fn configure(&mut self, policy: Policy, targets: &[Target]) -> Change {
         let mut change = Change::default();
         let mut old = std::mem::take(&mut self.list);
@@ -136,7 +137,9 @@ impl Backends {
             let backend = match old.iter().position(|backend| backend.address == address) {
                 Some(at) => {
                     change.kept += 1;
-                    Backend { limit, is_draining: false, ..old.remove(at) }
+                    let before = old.remove(at);
+                    let is_up = before.is_up || before.is_draining;
+                    Backend { limit, is_up, is_draining: false, ..before }
                 }
                 None => {
                     change.added += 1;

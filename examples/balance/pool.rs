@@ -12,7 +12,7 @@ use std::time::Duration;
 use reveille::net::Backoff;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection};
 
-use super::backends::{BackendId, Backends, Change};
+use super::backends::{Backend, BackendId, Backends, Change};
 use super::config::Config;
 use super::proxy_header::{Header, ProxyVersion};
 
@@ -21,7 +21,6 @@ const PROBE_END: Duration = Duration::from_secs(1);
 
 /// The delays between the probes of a back end that is down. Each is drawn at random from the upper
 /// half of its range.
-const BACKOFF: Backoff = Backoff::new();
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(15);
 
@@ -124,11 +123,8 @@ impl Pool {
     /// Connects once to each back end that is up. A failure marks it as down.
     pub(crate) fn check_all(self: &Arc<Pool>, event_loop: &EventLoop) {
         let state = self.state();
-        let of_interest = |backend: &&_| -> bool {
-            let backend: &super::backends::Backend = backend;
-            backend.is_up && !backend.is_draining
-        };
-        let up: Vec<_> = state.backends.list().iter().filter(of_interest).copied().collect();
+        let is_in_use = |backend: &&Backend| backend.is_up && !backend.is_draining;
+        let up: Vec<Backend> = state.backends.list().iter().filter(is_in_use).copied().collect();
         drop(state);
         for backend in up {
             let (id, address, pool) = (backend.id, backend.address, Arc::clone(self));
@@ -156,7 +152,7 @@ impl Pool {
         let (own, pool) = (Rc::clone(&slot), Arc::clone(self));
         let client = TcpClient::connect(event_loop, address)
             .timeout(self.timeout)
-            .retry(BACKOFF.start(FIRST_DELAY).cap(LONGEST_DELAY))
+            .retry(Backoff::new().start(FIRST_DELAY).cap(LONGEST_DELAY))
             .on_attempt(move |_, attempt| {
                 let client: Option<TcpClient> = match attempt.result {
                     Ok(()) => own.take(),

@@ -48,14 +48,12 @@ impl Session {
     /// Connects to a back end that was not tried yet. Nothing was read from the client, so the
     /// attempt may fail without a loss.
     fn connect(&mut self, conn: &TcpConnection<'_>, header: Header) -> io::Result<()> {
-        let lease = match self.setup.pool.select(&self.tried) {
-            Some(lease) if self.tried.len() < ATTEMPTS => lease,
-            _ => {
-                log::warn!("{}: no back end is available", conn.peer_address());
-                Totals::count(&self.setup.pool.totals.refused);
-                conn.reset();
-                return Ok(());
-            }
+        let may_try = self.tried.len() < ATTEMPTS;
+        let Some(lease) = may_try.then(|| self.setup.pool.select(&self.tried)).flatten() else {
+            log::warn!("{}: no back end is available", conn.peer_address());
+            Totals::count(&self.setup.pool.totals.refused);
+            conn.reset();
+            return Ok(());
         };
         let (id, address) = (lease.id, lease.address);
         self.tried.push(id);

@@ -8,6 +8,8 @@
 //! that try the addresses of a name, relays between two connections, UDP sockets whose lifetime is
 //! that of a connection, and files that are loaded again on SIGHUP.
 
+#[path = "../shared/descriptors.rs"]
+mod descriptors;
 #[path = "../shared/network.rs"]
 mod network;
 #[path = "../shared/options.rs"]
@@ -126,6 +128,7 @@ impl Arguments {
 }
 
 fn run(arguments: Arguments) -> io::Result<()> {
+    descriptors::raise_limit();
     let shared = Arc::new(Shared::new(arguments.files.load()?, arguments.timeout));
     let event_loop = EventLoop::new()?;
     let limits = ConnectionLimits::new()

@@ -31,7 +31,9 @@ pub(crate) struct Session {
 enum State {
     Handshake(Handshake),
     /// The addresses of the destination are looked up. A drop cancels it.
-    LookingUp(#[allow(dead_code, reason = "held for its drop")] Lookup),
+    LookingUp {
+        _lookup: Lookup,
+    },
     /// A drop ends the attempts.
     Connecting(TcpClient),
     /// Linked with the connection to the destination.
@@ -61,7 +63,6 @@ impl Session {
             Step::Send(bytes) => conn.send(bytes)?,
             Step::Credentials { name, password } => {
                 let settings = self.shared.settings();
-                // If the file of users was removed meanwhile, nobody is admitted by it.
                 if settings.users.as_ref().is_some_and(|users| users.admit(&name, &password)) {
                     conn.send(ADMITTED)?;
                 } else {
@@ -96,7 +97,7 @@ impl Session {
             });
         });
         match looked_up {
-            Ok(lookup) => self.state = State::LookingUp(lookup),
+            Ok(lookup) => self.state = State::LookingUp { _lookup: lookup },
             Err(refused) => self.refuse(conn, Code::Failed, &refused.reason().to_string())?,
         }
         Ok(())
@@ -161,8 +162,8 @@ impl Session {
     }
 
     fn refuse(&mut self, conn: &TcpConnection<'_>, code: Code, reason: &str) -> io::Result<()> {
-        log::info!("{}: {}: {reason}", conn.peer_address(), code.text());
-        self.end(conn, &reply(self.version, code, None), code.text())
+        let reason = format!("{}: {reason}", code.text());
+        self.end(conn, &reply(self.version, code, None), &reason)
     }
 
     /// Sends a last reply, and closes.
@@ -203,7 +204,7 @@ impl ConnectionHandler for Session {
 
     fn on_deadline(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         match self.state {
-            State::LookingUp(_) | State::Connecting(_) => {
+            State::LookingUp { .. } | State::Connecting(_) => {
                 self.refuse(conn, Code::TtlExpired, "no connection in time")
             }
             _ => self.end(conn, &[], "the handshake was not finished in time"),
