@@ -67,13 +67,12 @@ class Program:
 
 
 class Listener:
-    """A TCP server on a free loopback port, with a thread for each connection, until `close`."""
+    """A TCP server on a loopback port, by default a free one, with a thread for each connection, until `close`."""
 
-    def __init__(self, serve, host="127.0.0.1"):
-        self.listener = socket.create_server((host, 0), backlog=1024)
+    def __init__(self, serve, port=0):
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.port = self.listener.getsockname()[1]
-        self.serve, self.accepted, self.open = serve, 0, 0
-        self.lock = threading.Lock()
+        self.serve = serve
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -82,9 +81,6 @@ class Listener:
                 sock, _ = self.listener.accept()
             except OSError:
                 return  # closed
-            with self.lock:
-                self.accepted += 1
-                self.open += 1
             threading.Thread(target=self.run, args=(sock,), daemon=True).start()
 
     def run(self, sock):
@@ -94,8 +90,6 @@ class Listener:
                 self.serve(sock)
             except OSError:
                 pass  # the client is gone
-        with self.lock:
-            self.open -= 1
 
     def close(self):
         self.listener.shutdown(socket.SHUT_RDWR)
