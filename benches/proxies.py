@@ -285,7 +285,7 @@ def main():
                 proxies[name] = Proxy(processes[-1], *ports)
             ports = free_port(), free_port()
             for port, backend in zip(ports, (bulk_port, echo_port)):
-                command = [program("balance"), "--check", "3600", "--listen", f"127.0.0.1:{port}"]
+                command = [program("balance"), "--check", "0", "--listen", f"127.0.0.1:{port}"]
                 processes.append(start(0, command + [f"127.0.0.1:{backend}"], [port]))
             by_bulk, by_echo = processes[-2:]
             port = free_port()

@@ -137,11 +137,11 @@ def line(server, state="up", connections=0):
 def check_selection(program):
     a, b, c = (named(name) for name in "abc")
     targets = [f"127.0.0.1:{server.port}" for server in (a, b, c)]
-    with Program(program, "--check", "3600", *targets) as balance:
+    with Program(program, "--check", "0", *targets) as balance:
         check_equal(distribution(balance, 30), {"a": 10, "b": 10, "c": 10}, "round-robin")
         wait_for(balance, [line(server) for server in (a, b, c)])
         balance.stop()
-    with Program(program, "--check", "3600", "--policy", "least-connections", *targets) as balance:
+    with Program(program, "--check", "0", "--policy", "least-connections", *targets) as balance:
         held = [connect(balance) for _ in range(6)]
         names = [name_of(sock) for sock in held]
         check_equal(collections.Counter(names), {"a": 2, "b": 2, "c": 2}, "least connections")
@@ -162,7 +162,7 @@ def check_failures(program):
     # Known to be free, and bound again later.
     port = b.port
     b.close()
-    with Program(program, "--check", "3600", f"127.0.0.1:{a.port}", f"127.0.0.1:{port}") as balance:
+    with Program(program, "--check", "0", f"127.0.0.1:{a.port}", f"127.0.0.1:{port}") as balance:
         check_equal(distribution(balance, 20), {"a": 20}, "connections beside a back end that is down")
         wait_for(balance, [line(a), f"127.0.0.1:{port}: down, 0 connections"])
         b = Listener(named_serve("b"), port=port)
@@ -196,7 +196,7 @@ def check_kill(program):
     other = named("o")
     with subprocess.Popen([sys.executable, "-c", SENDER], stdout=subprocess.PIPE, text=True) as sender:
         port = int(sender.stdout.readline())
-        with Program(program, "--check", "3600", f"127.0.0.1:{port}", f"127.0.0.1:{other.port}") as balance:
+        with Program(program, "--check", "0", f"127.0.0.1:{port}", f"127.0.0.1:{other.port}") as balance:
             sending, steady = connect(balance), connect(balance)
             check_equal(name_of(steady), "o", "the second back end")
             receive_exactly(sending, b"s" * 1_000_000, "the transfer")
@@ -230,7 +230,7 @@ def check_reload(program, folder):
     a, b, c = (named(name) for name in "abc")
     path = os.path.join(folder, "balance.conf")
     write(path, f"# comment\nbackend 127.0.0.1:{a.port}\nbackend 127.0.0.1:{b.port}  # b\n")
-    with Program(program, "--config", path, "--check", "3600", "--threads", "2") as balance:
+    with Program(program, "--config", path, "--check", "0", "--threads", "2") as balance:
         kept = connect(balance)
         check_equal(name_of(kept), "a", "the first back end")
         write(path, f"policy least-connections\nbackend 127.0.0.1:{b.port}\nbackend 127.0.0.1:{c.port} limit 1\n")
@@ -253,7 +253,7 @@ def check_reload(program, folder):
         balance.stop(permitted="the old configuration stays in use")
     # Only one connection in total.
     write(path, f"backend 127.0.0.1:{a.port} limit 1\n")
-    with Program(program, "--config", path, "--check", "3600") as balance:
+    with Program(program, "--config", path, "--check", "0") as balance:
         with connect(balance) as held, connect(balance) as refused:
             check_equal(name_of(held), "a", "the first client")
             must_be_reset(refused)
@@ -316,7 +316,7 @@ def check_proxy_protocol(program, folder):
                 for _ in range(3):
                     must_log(balance.port)
                 balance.stop()
-        arguments = ("--accept-proxy", "127.0.0.0/8", "--check", "3600", "--timeout", "1", "--send-proxy", "v2")
+        arguments = ("--accept-proxy", "127.0.0.0/8", "--check", "0", "--timeout", "1", "--send-proxy", "v2")
         with Program(program, *arguments, f"127.0.0.1:{port}") as balance:
             fronts = {"v1": free_port(), "v2": free_port()}
             write(os.path.join(folder, "haproxy.cfg"), HAPROXY.format(port=balance.port, **fronts))
@@ -338,7 +338,6 @@ def check_proxy_protocol(program, folder):
             check_equal(wait_until(lambda: lines_of(log) == expected, DEADLINE), True, "nginx logs the stated address")
             balance.stop()
         problems = [text for text in lines_of(os.path.join(folder, "error.log")) if "broken header" in text]
-        # One is that of this script, which looked whether nginx listens.
         check_equal(problems, [], "errors that nginx logged")
 
 
@@ -353,7 +352,7 @@ def check_abuse(program, folder):
         abuse(balance, lambda name: connect(balance if name == "echo" else other), garbage)
         other.stop()
         print(f"    {balance.stop()}", flush=True)
-    with Program(program, "--idle", "1", "--check", "3600", *by_echo) as balance:
+    with Program(program, "--idle", "1", "--check", "0", *by_echo) as balance:
         with connect(balance) as idle:
             must_echo(idle)
             check_equal(read_or_reset(idle), b"", "the end of an idle connection")

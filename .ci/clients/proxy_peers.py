@@ -208,10 +208,12 @@ def slow_readers(program, connect):
     taken = resident_bytes(program.pid) - before
     if taken > 64 * MIB:
         raise CheckFailed(f"10 clients that do not read take {taken >> 20} MiB")
-    sock, thread = readers[0]
+    sock, _ = readers[0]
     receive_exactly(sock, data, "the echo for a slow reader")
-    thread.join(DEADLINE)
-    for sock, _ in readers:
+    for sock, thread in readers:
+        # Wakes the thread: until it has left its call, the kernel does not close the socket.
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join(DEADLINE)
         close_with_reset(sock)
 
 

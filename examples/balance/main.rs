@@ -57,7 +57,8 @@ A TCP load balancer. A BACKEND is an address with a port.
   --config           a file with a setting a line: `policy NAME`, `send-proxy v1` or `v2`, and
                      `backend ADDRESS:PORT` or `backend ADDRESS:PORT limit N` for each back end,
                      where N is the maximum number of its connections
-  --check            the time in seconds between the checks of a back end; default: 2
+  --check            the time in seconds between the checks of a back end; 0 for none: then only the
+                     connections of clients find out that it is down; default: 2
   --timeout          the time in seconds for each connect to a back end; default: 3
   --idle             the time in seconds without traffic after which a connection is closed;
                      default: 300
@@ -94,7 +95,7 @@ struct Arguments {
     threads: NonZeroUsize,
     source: Source,
     accept_proxy: Option<Network>,
-    check: Duration,
+    check: Option<Duration>,
     timeout: Duration,
     idle: Duration,
     max_connections: NonZeroUsize,
@@ -125,12 +126,13 @@ impl Arguments {
             Ok(Duration::from_secs(seconds.get().into()))
         };
         let connections = const { NonZeroUsize::new(10_000).unwrap() };
+        let check: u32 = options.get("--check", 2, "a number of seconds")?;
         Ok(Arguments {
             listen: serving::listen(&options, 2014)?,
             threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
             source,
             accept_proxy: accept_proxy.transpose().map_err(|error| options.wrong(error))?,
-            check: seconds("--check", 2)?,
+            check: (check > 0).then(|| Duration::from_secs(check.into())),
             timeout: seconds("--timeout", 3)?,
             idle: seconds("--idle", 300)?,
             max_connections: options.get(
@@ -195,11 +197,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let limits =
         ConnectionLimits::new().water_marks(WATER_MARKS.0, WATER_MARKS.1).idle_timeout(arguments.idle);
-    let setup = Arc::new(Setup {
-        pool: Arc::clone(&pool),
-        accept_proxy: arguments.accept_proxy,
-        limits: limits.clone(),
-    });
+    let setup = Arc::new(Setup { pool: Arc::clone(&pool), accept_proxy: arguments.accept_proxy, limits });
     let server = TcpServer::bind(&event_loop, arguments.listen)?
         .threads(arguments.threads.get())
         .max_connections(arguments.max_connections.get())
@@ -207,12 +205,11 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .serve(move |_| Session::new(&setup))?;
     let counters = server.handle();
 
-    let checked = Arc::clone(&pool);
-    event_loop.queue_in_loop({
-        let checked = Arc::clone(&pool);
-        move |event_loop| checked.check_all(event_loop)
-    });
-    event_loop.run_every(arguments.check, move |event_loop| checked.check_all(event_loop));
+    if let Some(period) = arguments.check {
+        let (first, checked) = (Arc::clone(&pool), Arc::clone(&pool));
+        event_loop.queue_in_loop(move |event_loop| first.check_all(event_loop));
+        event_loop.run_every(period, move |event_loop| checked.check_all(event_loop));
+    }
     let (source, reloaded) = (arguments.source, Arc::clone(&pool));
     let _signals = Signals::new(&event_loop, [Signal::HUP, Signal::USR1], move |_, signal| match signal {
         Signal::HUP => reload(&source, &reloaded),

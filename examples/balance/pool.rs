@@ -154,13 +154,16 @@ impl Pool {
             .timeout(self.timeout)
             .retry(Backoff::new().start(FIRST_DELAY).cap(LONGEST_DELAY))
             .on_attempt(move |_, attempt| {
-                let client: Option<TcpClient> = match attempt.result {
-                    Ok(()) => own.take(),
-                    Err(_) if pool.state().backends.is_configured(id) => return,
-                    Err(_) => return drop(own.take()),
-                };
-                // It ends with its connection.
-                client.map(TcpClient::detach);
+                if attempt.result.is_err() && pool.state().backends.is_configured(id) {
+                    return;
+                }
+                let client: Option<TcpClient> = own.take();
+                match (attempt.result, client) {
+                    // The client ends with its connection.
+                    (Ok(()), Some(client)) => client.detach(),
+                    // Removed from the configuration: the drop ends the client.
+                    (_, client) => drop(client),
+                }
             })
             .serve(self.probe_handler(id, address))?;
         slot.replace(Some(client));

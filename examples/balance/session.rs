@@ -62,7 +62,7 @@ impl Session {
         let mut lease = Some(lease);
         let client = TcpClient::connect(conn.event_loop(), address)
             .timeout(self.setup.pool.timeout)
-            .limits(self.setup.limits.clone())
+            .limits(self.setup.limits)
             .on_failure(move |event_loop, error: ConnectError| {
                 let _ = failed.with_local(event_loop, move |session: &mut Session, conn| {
                     session.failed(conn, header, id, address, &error)

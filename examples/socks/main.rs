@@ -135,7 +135,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .water_marks(WATER_MARKS.0, WATER_MARKS.1)
         .max_unread(MAX_UNREAD)
         .idle_timeout(arguments.idle);
-    let (of_sessions, session_limits) = (Arc::clone(&shared), limits.clone());
+    let (of_sessions, session_limits) = (Arc::clone(&shared), limits);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
         .threads(arguments.threads.get())
         .max_connections(arguments.max_connections.get())

@@ -1,6 +1,7 @@
 //! The SOCKS protocols, versions 4, 4a and 5 (RFC 1928, RFC 1929), without I/O: the handshake of a
 //! client as a state machine, the replies, and the header of a datagram.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -64,9 +65,11 @@ impl Code {
             _ => Code::Failed,
         }
     }
+}
 
-    pub(crate) fn text(self) -> &'static str {
-        match self {
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Code::Succeeded => "succeeded",
             Code::Failed => "failed",
             Code::NotAllowed => "not allowed by the rules",
@@ -76,7 +79,7 @@ impl Code {
             Code::TtlExpired => "timed out",
             Code::CommandNotSupported => "command not supported",
             Code::AddressTypeNotSupported => "address type not supported",
-        }
+        })
     }
 }
 
@@ -109,16 +112,17 @@ pub(crate) fn reply(version: Version, code: Code, bound: Option<SocketAddr>) -> 
 pub(crate) enum Step {
     /// These bytes are to be sent.
     Send([u8; 2]),
-    /// The client has sent a name and a password. Send [`ADMITTED`] and continue, or [`REJECTED`]
-    /// and close.
+    /// The client has sent a name and a password. [`admission`] is to be sent, and the handshake
+    /// continues if they are right.
     Credentials { name: Vec<u8>, password: Vec<u8> },
     /// The last step. What follows in the input belongs to the connection that is requested.
     Request(Request),
 }
 
-/// The replies to a name and a password (RFC 1929).
-pub(crate) const ADMITTED: [u8; 2] = [1, 0];
-pub(crate) const REJECTED: [u8; 2] = [1, 1];
+/// The reply to a name and a password (RFC 1929).
+pub(crate) fn admission(is_admitted: bool) -> [u8; 2] {
+    [1, u8::from(!is_admitted)]
+}
 
 /// Why the handshake cannot continue. The bytes are to be sent before the close.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,9 +176,10 @@ impl Handshake {
             (Stage::Version, 5) => self.select_method(input),
             (Stage::Version, _) => Err(Refusal::silent("the input is not SOCKS")),
             (Stage::Credentials, 1) => Ok(self.credentials(input)),
-            (Stage::Credentials, _) => {
-                Err(Refusal { reply: REJECTED.to_vec(), reason: "the version of the password is not 1" })
-            }
+            (Stage::Credentials, _) => Err(Refusal {
+                reply: admission(false).to_vec(),
+                reason: "the version of the password is not 1",
+            }),
             (Stage::Request, 5) => request_of_version_5(input),
             (Stage::Request, _) => {
                 Err(Refusal::of_request(Version::V5, Code::Failed, "the version of the request is not 5"))

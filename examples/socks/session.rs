@@ -10,7 +10,7 @@ use std::time::Duration;
 use reveille::net::{CloseReason, ConnectError, ConnectionLimits, Lookup, Resolver};
 use reveille::{Buffer, ConnectionHandle, ConnectionHandler, TcpClient, TcpConnection};
 
-use super::protocol::{ADMITTED, Code, Command, Handshake, Host, REJECTED, Request, Step, Version, reply};
+use super::protocol::{Code, Command, Handshake, Host, Request, Step, Version, admission, reply};
 use super::settings::{Shared, Totals};
 use super::udp::Association;
 
@@ -52,7 +52,7 @@ impl Session {
         Session {
             shared: Arc::clone(shared),
             resolver: resolver.clone(),
-            limits: limits.clone(),
+            limits: *limits,
             version: Version::V5,
             state: State::Handshake(Handshake::new(needs_password)),
         }
@@ -64,9 +64,9 @@ impl Session {
             Step::Credentials { name, password } => {
                 let settings = self.shared.settings();
                 if settings.users.as_ref().is_some_and(|users| users.admit(&name, &password)) {
-                    conn.send(ADMITTED)?;
+                    conn.send(admission(true))?;
                 } else {
-                    self.end(conn, &REJECTED, "the name or the password is wrong")?;
+                    self.end(conn, &admission(false), "the name or the password is wrong")?;
                 }
             }
             Step::Request(request) => {
@@ -113,7 +113,7 @@ impl Session {
         let (session, failed) = (conn.handle(), conn.handle());
         let client = TcpClient::connect(conn.event_loop(), addresses)
             .timeout(self.shared.timeout)
-            .limits(self.limits.clone())
+            .limits(self.limits)
             .on_failure(move |event_loop, error: ConnectError| {
                 let _ = failed.with_local(event_loop, move |session: &mut Session, conn| {
                     let code = Code::of(&error.kind().into());
@@ -162,7 +162,7 @@ impl Session {
     }
 
     fn refuse(&mut self, conn: &TcpConnection<'_>, code: Code, reason: &str) -> io::Result<()> {
-        let reason = format!("{}: {reason}", code.text());
+        let reason = format!("{code}: {reason}");
         self.end(conn, &reply(self.version, code, None), &reason)
     }
 

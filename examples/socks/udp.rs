@@ -65,7 +65,7 @@ impl Association {
             .max_unsent(UNSENT.0, UNSENT.1)
             .serve_fn(move |socket, datagram, from| {
                 if let Some(association) = weak.upgrade() {
-                    association.from_client(socket.event_loop(), datagram, from);
+                    association.forward(socket.event_loop(), datagram, from);
                 }
             })?;
         let address = near.local_addr()?;
@@ -78,7 +78,7 @@ impl Association {
         self.datagrams.get()
     }
 
-    fn from_client(self: &Rc<Self>, event_loop: &EventLoop, bytes: &[u8], from: SocketAddr) {
+    fn forward(self: &Rc<Self>, event_loop: &EventLoop, bytes: &[u8], from: SocketAddr) {
         if from.ip().to_canonical() != self.client_ip
             || self.client.get().is_some_and(|client| client != from)
         {
@@ -140,7 +140,7 @@ impl Association {
         }
     }
 
-    fn from_destination(&self, payload: &[u8], from: SocketAddr) {
+    fn return_datagram(&self, payload: &[u8], from: SocketAddr) {
         let Some(client) = self.client.get() else { return };
         if !self.shared.settings().rules.allow(from) {
             return log::debug!("a datagram of {from} was dropped: denied by a rule");
@@ -162,7 +162,7 @@ fn open_far(event_loop: &EventLoop, to: SocketAddr, association: Weak<Associatio
     };
     builder.max_unsent(UNSENT.0, UNSENT.1).serve_fn(move |_, payload, from| {
         if let Some(association) = association.upgrade() {
-            association.from_destination(payload, from);
+            association.return_datagram(payload, from);
         }
     })
 }
