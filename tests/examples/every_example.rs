@@ -70,6 +70,14 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "balance",
+        // Nothing listens on this port.
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2", "--check", "0", "127.0.0.1:1"],
+        lifetime: Serves { ready: "try: ", visit: |_| () },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
         name: "call_from_tokio",
         arguments: &[],
         lifetime: Ends,
@@ -191,6 +199,13 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "socks",
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
+        lifetime: Serves { ready: "try: ", visit: visit_socks },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
         name: "terminal",
         arguments: &[],
         lifetime: Ends,
@@ -237,6 +252,13 @@ fn visit_memcached(addresses: &[SocketAddr]) {
     let mut client = connect(addresses[0]);
     client.write_all(b"set a 0 0 1\r\nx\r\n").unwrap();
     assert_eq!(net::read_exact(&mut client, 8), b"STORED\r\n");
+}
+
+/// Nothing listens on the port that the request names.
+fn visit_socks(addresses: &[SocketAddr]) {
+    let mut client = connect(addresses[0]);
+    client.write_all(&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 1]).unwrap();
+    assert_eq!(net::read_exact(&mut client, 12), [5, 0, 5, 5, 0, 1, 0, 0, 0, 0, 0, 0]);
 }
 
 fn visit_file_server(addresses: &[SocketAddr]) {
@@ -542,9 +564,15 @@ fn start(
     (process, id)
 }
 
-/// Returns whether a loop of the process watches a pipe, which is how it receives signals. The
-/// signal handlers are installed before that.
+/// Returns whether the process has a handler for SIGTERM, and a loop of it watches a pipe, which is
+/// how it receives signals. The pipe alone may be that of another signal, which is watched earlier.
 fn watches_signals(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    if caught >> (Signal::SIGTERM as u32 - 1) & 1 == 0 {
+        return false;
+    }
     let open = descriptors(process);
     let is_pipe = |number: &str| {
         let number = number.parse().expect("a number");

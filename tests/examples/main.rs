@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balance;
 mod chat;
 mod doorbell;
 mod echo;
@@ -12,6 +13,7 @@ mod file_server;
 mod kvm_doorbell;
 mod memcached;
 mod redis;
+mod socks;
 mod terminal;
 mod udp_echo;
 mod uring_cat;

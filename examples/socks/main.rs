@@ -1,0 +1,172 @@
+//! A SOCKS proxy: versions 4, 4a and 5 (RFC 1928), with user and password (RFC 1929), rules, and
+//! UDP.
+//!
+//! Run it with `cargo run --release --example socks`, then `curl --socks5-hostname
+//! 127.0.0.1:1080 http://example.org/`.
+//!
+//! It shows a handshake as a state machine without I/O, lookups by a resolver of each loop, clients
+//! that try the addresses of a name, relays between two connections, UDP sockets whose lifetime is
+//! that of a connection, and files that are loaded again on SIGHUP.
+
+#[path = "../shared/descriptors.rs"]
+mod descriptors;
+#[path = "../shared/network.rs"]
+mod network;
+#[path = "../shared/options.rs"]
+mod options;
+#[path = "../shared/serving.rs"]
+mod serving;
+
+mod protocol;
+mod rules;
+mod session;
+mod settings;
+mod udp;
+mod users;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use reveille::net::{ConnectionLimits, Resolver};
+use reveille::signal::{Signal, Signals};
+use reveille::{EventLoop, TcpServer};
+
+use options::Options;
+use session::Session;
+use settings::{Files, Shared};
+
+const USAGE: &str = "usage: socks [--listen ADDRESS:PORT] [--threads N] [--users FILE] [--rules FILE]
+             [--timeout SECONDS] [--idle SECONDS] [--max-connections N] [--grace SECONDS]
+
+A SOCKS proxy, versions 4, 4a and 5: CONNECT and UDP ASSOCIATE. BIND is refused with code 7.
+
+  --listen           the address to listen on; default: 127.0.0.1:1080; port 0 selects a free port
+  --threads          the number of loops that serve connections; default: 1
+  --users            a file with a line NAME:PASSWORD for each user; only they are served, by
+                     version 5; default: no password
+  --rules            a file of rules, one a line: `allow` or `deny`, then a network such as
+                     10.0.0.0/8 or `all`, then possibly a port or a range such as 1-1023;
+                     the first match decides; default: all destinations are allowed
+  --timeout          the time in seconds for the handshake, and again for the connection to the
+                     destination; default: 10
+  --idle             the time in seconds without traffic after which a connection is closed;
+                     default: 300
+  --max-connections  the number of clients that are served at a time; others wait; default: 10000
+  --grace            the time in seconds for connections to close after a signal; default: 3
+
+SIGHUP loads the two files again. Connections that are relayed already continue.";
+
+/// Unsent bytes of a relayed connection at which the other one is not read, until the second value
+/// is reached.
+const WATER_MARKS: (usize, usize) = (512 * 1024, 128 * 1024);
+
+/// The maximum size of a handshake is well below this.
+const MAX_UNREAD: usize = 256 * 1024;
+
+/// The results of lookups are used for this time.
+const CACHE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match Arguments::parse() {
+        Ok(arguments) => options::status_of("socks", run(arguments)),
+        Err(status) => status,
+    }
+}
+
+struct Arguments {
+    listen: SocketAddr,
+    threads: NonZeroUsize,
+    files: Files,
+    timeout: Duration,
+    idle: Duration,
+    max_connections: NonZeroUsize,
+    grace: Duration,
+}
+
+impl Arguments {
+    fn parse() -> Result<Arguments, ExitCode> {
+        let names = [
+            "--listen",
+            "--threads",
+            "--users",
+            "--rules",
+            "--timeout",
+            "--idle",
+            "--max-connections",
+            "--grace",
+        ];
+        let mut options = Options::parse("socks", USAGE, &names)?;
+        options.rest(0)?;
+        let seconds = |name, default| -> Result<Duration, ExitCode> {
+            let default = NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN);
+            let seconds = options.get(name, default, "a number of seconds from 1")?;
+            Ok(Duration::from_secs(seconds.get().into()))
+        };
+        let file = |name| options.text(name).map(PathBuf::from);
+        let connections = const { NonZeroUsize::new(10_000).unwrap() };
+        Ok(Arguments {
+            listen: serving::listen(&options, 1080)?,
+            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            files: Files { rules: file("--rules"), users: file("--users") },
+            timeout: seconds("--timeout", 10)?,
+            idle: seconds("--idle", 300)?,
+            max_connections: options.get(
+                "--max-connections",
+                connections,
+                "a number of connections from 1",
+            )?,
+            grace: serving::grace(&options)?,
+        })
+    }
+}
+
+fn run(arguments: Arguments) -> io::Result<()> {
+    descriptors::raise_limit();
+    let shared = Arc::new(Shared::new(arguments.files.load()?, arguments.timeout));
+    let event_loop = EventLoop::new()?;
+    let limits = ConnectionLimits::new()
+        .water_marks(WATER_MARKS.0, WATER_MARKS.1)
+        .max_unread(MAX_UNREAD)
+        .idle_timeout(arguments.idle);
+    let (of_sessions, session_limits) = (Arc::clone(&shared), limits);
+    let server = TcpServer::bind(&event_loop, arguments.listen)?
+        .threads(arguments.threads.get())
+        .max_connections(arguments.max_connections.get())
+        .limits(limits)
+        .serve_per_loop(
+            |event_loop| Resolver::builder().threads(16).cache(CACHE, 10_000).build(event_loop),
+            move |resolver, _| Session::new(&of_sessions, resolver, &session_limits),
+        )?;
+    let counters = server.handle();
+
+    let (files, reloaded) = (arguments.files, Arc::clone(&shared));
+    let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| match files.load() {
+        Ok(settings) => {
+            reloaded.replace(settings);
+            let _ = writeln!(io::stdout(), "the files are loaded again");
+        }
+        Err(error) => _ = writeln!(io::stderr(), "socks: the old files stay in use: {error}"),
+    })?;
+
+    serving::run(&event_loop, server, arguments.grace, |ip, port| {
+        format!("curl --socks5-hostname {} http://example.org/", SocketAddr::new(ip, port))
+    })?;
+    drop(event_loop);
+    let totals = &shared.totals;
+    let _ = writeln!(
+        io::stdout(),
+        "{} clients, {} connected, {} with UDP, {} refused",
+        counters.counters().accepted,
+        totals.connected.load(Relaxed),
+        totals.associations.load(Relaxed),
+        totals.refused.load(Relaxed)
+    );
+    Ok(())
+}
