@@ -26,7 +26,7 @@ mod session;
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use reveille::{EventLoop, TcpServer};
 
 use config::Config;
 use network::Network;
-use options::Options;
+use options::{Failure, Options};
 use pool::Pool;
 use session::{Session, Setup};
 
@@ -77,11 +77,20 @@ SIGUSR1 prints the back ends.";
 const WATER_MARKS: (usize, usize) = (512 * 1024, 128 * 1024);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("balance", run(arguments)),
-        Err(status) => status,
-    }
+    let names = [
+        "--listen",
+        "--threads",
+        "--policy",
+        "--send-proxy",
+        "--accept-proxy",
+        "--config",
+        "--check",
+        "--timeout",
+        "--idle",
+        "--max-connections",
+        "--grace",
+    ];
+    options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
 /// Where the back ends come from.
@@ -92,7 +101,7 @@ enum Source {
 
 struct Arguments {
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     source: Source,
     accept_proxy: Option<Network>,
     check: Option<Duration>,
@@ -103,57 +112,37 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = [
-            "--listen",
-            "--threads",
-            "--policy",
-            "--send-proxy",
-            "--accept-proxy",
-            "--config",
-            "--check",
-            "--timeout",
-            "--idle",
-            "--max-connections",
-            "--grace",
-        ];
-        let mut options = Options::parse("balance", USAGE, &names)?;
-        let source = source(&mut options)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
+        let source = source(options)?;
         let accept_proxy = options.text("--accept-proxy").map(|text| text.parse());
-        let seconds = |name, default| -> Result<Duration, ExitCode> {
-            let default = NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN);
-            let seconds = options.get(name, default, "a number of seconds from 1")?;
-            Ok(Duration::from_secs(seconds.get().into()))
-        };
         let connections = const { NonZeroUsize::new(10_000).unwrap() };
         let check: u32 = options.get("--check", 2, "a number of seconds")?;
         Ok(Arguments {
-            listen: serving::listen(&options, 2014)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            listen: serving::listen(options, 2014)?,
+            threads: serving::threads(options)?,
             source,
             accept_proxy: accept_proxy.transpose().map_err(|error| options.wrong(error))?,
             check: (check > 0).then(|| Duration::from_secs(check.into())),
-            timeout: seconds("--timeout", 3)?,
-            idle: seconds("--idle", 300)?,
+            timeout: options.seconds("--timeout", 3)?,
+            idle: options.seconds("--idle", 300)?,
             max_connections: options.get(
                 "--max-connections",
                 connections,
                 "a number of connections from 1",
             )?,
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
 
-fn source(options: &mut Options) -> Result<Source, ExitCode> {
+fn source(options: &mut Options) -> Result<Source, Failure> {
     let backends = options.rest(usize::MAX)?;
-    if let Some(file) = options.text("--config") {
+    if let Some(file) = options.path("--config") {
         let others = options.has("--policy") || options.has("--send-proxy") || !backends.is_empty();
         return if others {
-            Err(options
-                .wrong("the back ends, the policy and the header are in the file of --config".to_owned()))
+            Err(options.wrong("the back ends, the policy and the header are in the file of --config"))
         } else {
-            Ok(Source::File(file.into()))
+            Ok(Source::File(file))
         };
     }
     let mut config = Config {
@@ -166,10 +155,10 @@ fn source(options: &mut Options) -> Result<Source, ExitCode> {
         config.send_proxy = Some(version);
     }
     for backend in &backends {
-        config.add(backend, None).map_err(|error| options.wrong(error))?;
+        config.add(&backend.to_string_lossy(), None).map_err(|error| options.wrong(error))?;
     }
     if config.targets.is_empty() {
-        return Err(options.wrong("there is no back end".to_owned()));
+        return Err(options.wrong("there is no back end"));
     }
     Ok(Source::Arguments(config))
 }
@@ -199,7 +188,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         ConnectionLimits::new().water_marks(WATER_MARKS.0, WATER_MARKS.1).idle_timeout(arguments.idle);
     let setup = Arc::new(Setup { pool: Arc::clone(&pool), accept_proxy: arguments.accept_proxy, limits });
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .max_connections(arguments.max_connections.get())
         .limits(limits)
         .serve(move |_| Session::new(&setup))?;

@@ -5,9 +5,11 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lexopt::Arg;
 
@@ -107,6 +109,13 @@ impl Options {
         let Some(value) = self.value(option) else { return Ok(default) };
         let parsed = value.to_str().and_then(|text| text.parse().ok());
         parsed.ok_or_else(|| self.wrong(format!("`{}` is not {meaning}", value.to_string_lossy())))
+    }
+
+    /// The value of an option that is a number of seconds, which is not 0.
+    pub(crate) fn seconds(&self, option: &str, default: u32) -> Result<Duration, Failure> {
+        let default = NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN);
+        let seconds = self.get(option, default, "a number of seconds from 1")?;
+        Ok(Duration::from_secs(seconds.get().into()))
     }
 
     /// Whether an option was given.

@@ -26,8 +26,7 @@ mod users;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,7 +36,7 @@ use reveille::net::{ConnectionLimits, Resolver};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer};
 
-use options::Options;
+use options::{Failure, Options};
 use session::Session;
 use settings::{Files, Shared};
 
@@ -73,16 +72,22 @@ const MAX_UNREAD: usize = 256 * 1024;
 const CACHE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("socks", run(arguments)),
-        Err(status) => status,
-    }
+    let names = [
+        "--listen",
+        "--threads",
+        "--users",
+        "--rules",
+        "--timeout",
+        "--idle",
+        "--max-connections",
+        "--grace",
+    ];
+    options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     files: Files,
     timeout: Duration,
     idle: Duration,
@@ -91,38 +96,21 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = [
-            "--listen",
-            "--threads",
-            "--users",
-            "--rules",
-            "--timeout",
-            "--idle",
-            "--max-connections",
-            "--grace",
-        ];
-        let mut options = Options::parse("socks", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
-        let seconds = |name, default| -> Result<Duration, ExitCode> {
-            let default = NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN);
-            let seconds = options.get(name, default, "a number of seconds from 1")?;
-            Ok(Duration::from_secs(seconds.get().into()))
-        };
-        let file = |name| options.text(name).map(PathBuf::from);
         let connections = const { NonZeroUsize::new(10_000).unwrap() };
         Ok(Arguments {
-            listen: serving::listen(&options, 1080)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
-            files: Files { rules: file("--rules"), users: file("--users") },
-            timeout: seconds("--timeout", 10)?,
-            idle: seconds("--idle", 300)?,
+            listen: serving::listen(options, 1080)?,
+            threads: serving::threads(options)?,
+            files: Files { rules: options.path("--rules"), users: options.path("--users") },
+            timeout: options.seconds("--timeout", 10)?,
+            idle: options.seconds("--idle", 300)?,
             max_connections: options.get(
                 "--max-connections",
                 connections,
                 "a number of connections from 1",
             )?,
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -137,7 +125,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .idle_timeout(arguments.idle);
     let (of_sessions, session_limits) = (Arc::clone(&shared), limits);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .max_connections(arguments.max_connections.get())
         .limits(limits)
         .serve_per_loop(
