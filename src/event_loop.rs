@@ -304,7 +304,7 @@ impl EventLoop {
         if self.is_observed() {
             self.run_observed_phases()?
         } else {
-            self.run_phases::<false>()?
+            self.run_phases::<false, false>()?
         }
 
         inner.iteration.set(inner.iteration.get() + 1);
@@ -313,19 +313,23 @@ impl EventLoop {
 
     #[cold]
     fn run_observed_phases(&self) -> io::Result<()> {
+        if self.is_only_inspected() {
+            return self.run_phases::<false, true>();
+        }
         self.run_after_wait()?;
-        self.run_phases::<true>()?;
+        self.run_phases::<true, true>()?;
         if self.inner.timers_fired.get() > 0 {
             self.inner.hooks.set_due();
         }
         Ok(())
     }
 
-    /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.
+    /// Phases 3 to 6. Compiled several times, so that a loop that is not observed has no test for
+    /// it here. `OBSERVED` is whether its phases are, and `NAMED` whether its callbacks are.
     #[inline]
-    fn run_phases<const OBSERVED: bool>(&self) -> io::Result<()> {
+    fn run_phases<const OBSERVED: bool, const NAMED: bool>(&self) -> io::Result<()> {
         // 3. Channels, including the one that wakes the loop.
-        self.run_channels::<OBSERVED>();
+        self.run_channels::<NAMED>();
         self.check_process()?;
 
         // 4. Timers.
@@ -335,7 +339,7 @@ impl EventLoop {
 
         // 5. One batch of tasks.
         self.enter_phase::<OBSERVED>(Some(Phase::Tasks));
-        self.run_tasks::<OBSERVED>();
+        self.run_tasks::<OBSERVED, NAMED>();
         self.poll_futures();
         self.check_process()?;
 
@@ -363,7 +367,7 @@ impl EventLoop {
     }
 
     #[inline]
-    fn run_channels<const OBSERVED: bool>(&self) {
+    fn run_channels<const NAMED: bool>(&self) {
         let inner = &*self.inner;
         if !inner.channels.borrow().has_active() {
             return;
@@ -374,7 +378,7 @@ impl EventLoop {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
             let call = || source.on_ready(self, ready);
-            let returned = match OBSERVED {
+            let returned = match NAMED {
                 true => self.catch_in("a callback", &*source, call),
                 false => self.catch_in_unwatched("a callback", &*source, call),
             };

@@ -210,6 +210,8 @@ mod event_loop;
 mod eventfd;
 mod file_io;
 pub mod guide;
+#[cfg(feature = "inspector")]
+mod inspector;
 pub mod net;
 #[cfg(test)]
 #[path = "../tests/support/random.rs"]
@@ -264,6 +266,9 @@ pub mod task {
 pub mod observe {
     pub use crate::event_loop::hooks::Hook;
     pub use crate::event_loop::observation::metrics::{Delays, LoopMetrics};
+    #[cfg(feature = "inspector")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "inspector")))]
+    pub use crate::inspector::{Inspector, InspectorBuilder};
     pub use crate::threads::watchdog::{Blocked, Watchdog};
 }
 

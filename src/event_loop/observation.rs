@@ -3,9 +3,16 @@
 //! Nothing is recorded until it is requested. Until then a turn has two branches, a timer has one,
 //! and tasks and the readiness callbacks of channels have none. A task that is queued has one, in
 //! its queue.
+//!
+//! A loop that only an inspector observes numbers its callbacks ([`slow_calls`]), and does nothing
+//! else.
 
 pub(crate) mod metrics;
 pub(crate) mod pulse;
+#[cfg(feature = "inspector")]
+pub(crate) mod sample;
+#[cfg(feature = "inspector")]
+pub(crate) mod slow_calls;
 
 use std::cell::RefCell;
 use std::io;
@@ -15,6 +22,8 @@ use std::time::Instant;
 
 use self::metrics::{AtomicMetrics, Phase};
 use self::pulse::{Activity, Pulse};
+#[cfg(feature = "inspector")]
+use self::slow_calls::{EndedCall, SlowCalls};
 use super::poller::Wait;
 use super::{EventLoop, Inner};
 use crate::event_loop::trimming::slack::release_capacity;
@@ -24,11 +33,18 @@ use crate::event_loop::trimming::slack::release_capacity;
 pub(super) struct Observation {
     /// The watchers, and one more if there are metrics.
     observers: AtomicUsize,
-    /// How many watchdogs watch the callbacks.
+    /// How many watchdogs watch the callbacks. Each inspector counts as [`INSPECTOR`], here and
+    /// among the observers.
     watchers: AtomicUsize,
     metrics: OnceLock<AtomicMetrics>,
     pulse: Pulse,
+    #[cfg(feature = "inspector")]
+    slow_calls: SlowCalls,
 }
+
+/// One inspector, in a count of watchdogs: one more than the maximum of these.
+#[cfg(feature = "inspector")]
+const INSPECTOR: usize = 1 << (usize::BITS / 2);
 
 impl Observation {
     /// Starts the metrics. Returns whether they had not been started.
@@ -58,6 +74,23 @@ impl Observation {
     pub(super) fn remove_watcher(&self) {
         self.watchers.fetch_sub(1, Relaxed);
         self.observers.fetch_sub(1, Relaxed);
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn add_inspector(&self) {
+        self.observers.fetch_add(INSPECTOR, Relaxed);
+        self.watchers.fetch_add(INSPECTOR, Relaxed);
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn remove_inspector(&self) {
+        self.watchers.fetch_sub(INSPECTOR, Relaxed);
+        self.observers.fetch_sub(INSPECTOR, Relaxed);
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn slow_calls(&self) -> &SlowCalls {
+        &self.slow_calls
     }
 
     pub(super) fn pulse(&self) -> &Pulse {
@@ -98,11 +131,28 @@ impl EventLoop {
     /// Begins a turn, and runs its first hooks. Returns how long it may wait.
     #[cold]
     pub(super) fn begin_observed_turn(&self, limit: Wait) -> io::Result<Wait> {
+        if self.is_only_inspected() {
+            return Ok(limit);
+        }
         self.note_metrics();
         // A turn that has failed has left its phase.
         self.inner.phase.set(None);
         self.enter_phase::<true>(Some(Phase::Waiting));
         self.run_before_wait(limit)
+    }
+
+    /// Whether there are inspectors, and neither metrics nor watchdogs nor hooks.
+    #[cfg(feature = "inspector")]
+    #[inline]
+    pub(super) fn is_only_inspected(&self) -> bool {
+        let Inner { shared, hooks, .. } = &*self.inner;
+        shared.observation.observers.load(Relaxed) % INSPECTOR == 0 && !hooks.are_used()
+    }
+
+    #[cfg(not(feature = "inspector"))]
+    #[inline]
+    pub(super) fn is_only_inspected(&self) -> bool {
+        false
     }
 
     /// If the loop has metrics, the times of its tasks are recorded from now on.
@@ -133,19 +183,52 @@ impl EventLoop {
         }
     }
 
-    /// Whether a watchdog watches the callbacks. Then each is called through
+    /// Whether a watchdog or an inspector watches the callbacks. Then each is called through
     /// [`publishing`](EventLoop::publishing).
     #[inline]
     pub(super) fn is_watched(&self) -> bool {
         self.inner.shared.observation.is_watched()
     }
 
-    /// Publishes a callback, and calls it. `call` catches its panic.
+    /// Publishes a callback to those that watch, and calls it. `call` catches its panic.
+    #[cfg(feature = "inspector")]
     #[cold]
     #[inline(never)]
     pub(super) fn publishing<R>(
         &self,
-        describe: impl FnOnce() -> Activity,
+        describe: impl Fn() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        let Observation { watchers, slow_calls, .. } = &self.inner.shared.observation;
+        let watchers = watchers.load(Relaxed);
+        let beat = if watchers >= INSPECTOR { slow_calls.begin() } else { None };
+        let returned = match watchers % INSPECTOR {
+            0 => call(),
+            _ => self.publishing_to_watchdogs(&describe, call),
+        };
+        // The callback may have forked. In the child, the lock may be held for ever.
+        if beat.is_some_and(|beat| slow_calls.end(beat)) && !self.is_inherited() {
+            let (name, object) = describe().into_texts();
+            let at = Instant::now();
+            slow_calls.record(EndedCall { beat: beat.unwrap_or_default(), name, object, at });
+        }
+        returned
+    }
+
+    #[cfg(not(feature = "inspector"))]
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publishing<R>(
+        &self,
+        describe: impl Fn() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        self.publishing_to_watchdogs(&describe, call)
+    }
+
+    fn publishing_to_watchdogs<R>(
+        &self,
+        describe: &impl Fn() -> Activity,
         call: impl FnOnce() -> Option<R>,
     ) -> Option<R> {
         let Inner { shared, outer_callbacks, .. } = &*self.inner;

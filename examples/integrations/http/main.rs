@@ -46,6 +46,7 @@ use std::time::Duration;
 use reveille::codec::Framed;
 use reveille::fs::FileIo;
 use reveille::net::ConnectionLimits;
+use reveille::observe::Inspector;
 use reveille::signal::{Signal, Signals};
 use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
@@ -65,6 +66,7 @@ const USAGE: &str = "usage: http --root DIRECTORY [OPTION VALUE]...
   --max-upload  the size of the largest upload in MiB; default: 64
   --listen      the address to listen on; default: 127.0.0.1:8080; port 0 selects a free port
   --threads     the number of loops that serve connections; default: 1
+  --inspector   a loopback address: a page there shows what the server does; default: none
   --tls         two PEM files, a certificate and its key: connections use TLS; SIGHUP loads them again
   --grace       the time in seconds for connections to close after a signal; default: 3";
 
@@ -102,13 +104,23 @@ struct Arguments {
     max_upload: u64,
     listen: SocketAddr,
     threads: NonZeroUsize,
+    inspector: Option<SocketAddr>,
     tls: Option<(String, String)>,
     grace: Duration,
 }
 
 impl Arguments {
     fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--tls", "--grace"];
+        let names = [
+            "--root",
+            "--uploads",
+            "--max-upload",
+            "--listen",
+            "--threads",
+            "--inspector",
+            "--tls",
+            "--grace",
+        ];
         let mut options = Options::parse("http", USAGE, &names)?;
         options.rest(0)?;
         let Some(root) = options.text("--root") else {
@@ -121,6 +133,7 @@ impl Arguments {
             max_upload: u64::from(mebibytes) << 20,
             listen: serving::listen(&options, 8080)?,
             threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            inspector: inspector(&options)?,
             tls: options.pair("--tls"),
             grace: serving::grace(&options)?,
         })
@@ -128,7 +141,7 @@ impl Arguments {
 }
 
 fn run(arguments: Arguments) -> io::Result<()> {
-    let Arguments { root, uploads, max_upload, listen, threads, tls, grace } = arguments;
+    let Arguments { root, uploads, max_upload, listen, threads, inspector, tls, grace } = arguments;
     let event_loop = EventLoop::new()?;
     let tls = match tls {
         None => None,
@@ -182,6 +195,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         )?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let _reload = tls.map(|tls| reload_on_hangup(&event_loop, tls)).transpose()?;
+    let _inspector = inspector.map(|address| inspect(&server, address)).transpose()?;
     serving::run(&event_loop, server, grace, |ip, port| {
         format!("curl {scheme}://{}/", SocketAddr::new(ip, port))
     })?;
@@ -189,6 +203,23 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let (connections, requests) = (totals.connections.load(Relaxed), totals.requests.load(Relaxed));
     let _ = writeln!(io::stdout(), "{connections} connections, {requests} requests");
     Ok(())
+}
+
+fn inspector(options: &Options) -> Result<Option<SocketAddr>, ExitCode> {
+    match options.text("--inspector") {
+        None => Ok(None),
+        Some(_) => {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            options.get("--inspector", any, "an address with a port, such as 127.0.0.1:8081").map(Some)
+        }
+    }
+}
+
+fn inspect(server: &TcpServer, address: SocketAddr) -> io::Result<Inspector> {
+    let inspector =
+        Inspector::builder().listen_tcp(address).watch_server("http", &server.handle()).start()?;
+    let _ = writeln!(io::stdout(), "inspector: http://{}/", inspector.local_address());
+    Ok(inspector)
 }
 
 fn reload_on_hangup(event_loop: &EventLoop, tls: ServerTls) -> io::Result<Signals> {
