@@ -225,9 +225,11 @@ def check_colours(browser, folder):
         for text, background in {tuple(pair) for pair in colours}:
             if contrast(text, background) < 4.5:
                 raise CheckFailed(f"{scheme}: the text {text} on {background} has a contrast of {contrast(text, background):.1f}")
-        path = os.path.join(folder, f"inspector-{scheme}.png")
-        browser.screenshot(path)
-        check_equal(os.path.getsize(path) > 20_000, True, f"the size of the picture {path}")
+        for name, place in [("", "document.documentElement"), ("-connections", "document.querySelector('#connections')")]:
+            browser.evaluate(f"{place}.scrollIntoView()")
+            path = os.path.join(folder, f"inspector-{scheme}{name}.png")
+            browser.screenshot(path)
+            check_equal(os.path.getsize(path) > 20_000, True, f"the size of the picture {path}")
     dark = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     browser.set_colours("light")
     check_equal(dark != browser.evaluate("getComputedStyle(document.body).backgroundColor"), True, "the dark scheme differs")

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use reveille::net::{ByteStream, SendError};
+use reveille::observe::Inspector;
 use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer, task};
 
 use crate::workload::{OPERATIONS, Round, new_loop, watch};
@@ -26,6 +27,18 @@ pub(crate) fn tcp_message_watched() -> Round {
     let mut round = tcp_message_on(event_loop);
     Box::new(move || {
         let _watched = &watchdog;
+        round();
+    })
+}
+
+/// Same, on a loop that an inspector watches. Its thread runs beside the loop.
+pub(crate) fn tcp_message_inspected() -> Round {
+    let event_loop = new_loop(EventLoop::builder());
+    let inspector = Inspector::builder().listen_tcp(([127, 0, 0, 1], 0)).watch_loop(&event_loop.handle());
+    let inspector = inspector.start().expect("an inspector");
+    let mut round = tcp_message_on(event_loop);
+    Box::new(move || {
+        let _watching = &inspector;
         round();
     })
 }
