@@ -125,6 +125,8 @@
 //! # Features
 //! - `uring`: file I/O through io_uring where the kernel supports it, with the crate `io-uring`.
 //!   Off by default; without it [`FileIo`] uses threads.
+//! - `inspector`: `observe::Inspector`, a page about loops, servers and connections, with the crate
+//!   `httparse`. Off by default.
 //! - `tls`: TLS for servers, clients and single connections, with the crate `rustls`. Off by
 //!   default. The program selects the crypto provider.
 //!
@@ -262,7 +264,8 @@ pub mod task {
     pub use crate::threads::workers::{JobId, Workers};
 }
 
-/// Observing a loop: hooks, metrics, and a watchdog for callbacks that block.
+/// Observing a loop: hooks, metrics, a watchdog for callbacks that block, and an inspector for
+/// browsers and Prometheus (feature `inspector`).
 pub mod observe {
     pub use crate::event_loop::hooks::Hook;
     pub use crate::event_loop::observation::metrics::{Delays, LoopMetrics};

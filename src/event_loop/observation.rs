@@ -31,10 +31,11 @@ use crate::event_loop::trimming::slack::release_capacity;
 /// The part of a loop's shared state that is observed.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
-    /// The watchers, and one more if there are metrics.
+    /// The watchdogs, and one more if there are metrics.
+    measuring: AtomicUsize,
+    /// The same, and the inspectors.
     observers: AtomicUsize,
-    /// How many watchdogs watch the callbacks. Each inspector counts as [`INSPECTOR`], here and
-    /// among the observers.
+    /// How many watchdogs watch the callbacks. Each inspector counts as [`INSPECTOR`].
     watchers: AtomicUsize,
     metrics: OnceLock<AtomicMetrics>,
     pulse: Pulse,
@@ -53,10 +54,10 @@ impl Observation {
             return false;
         }
         // A thread that sees the metrics also sees that there is an observer.
-        self.observers.fetch_add(1, Relaxed);
+        self.add_measuring();
         let is_first = self.metrics.set(AtomicMetrics::default()).is_ok();
         if !is_first {
-            self.observers.fetch_sub(1, Relaxed);
+            self.remove_measuring();
         }
         is_first
     }
@@ -66,26 +67,36 @@ impl Observation {
         self.metrics.get()
     }
 
-    pub(super) fn add_watcher(&self) {
+    fn add_measuring(&self) {
         self.observers.fetch_add(1, Relaxed);
+        self.measuring.fetch_add(1, Relaxed);
+    }
+
+    fn remove_measuring(&self) {
+        self.measuring.fetch_sub(1, Relaxed);
+        self.observers.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn add_watcher(&self) {
+        self.add_measuring();
         self.watchers.fetch_add(1, Relaxed);
     }
 
     pub(super) fn remove_watcher(&self) {
         self.watchers.fetch_sub(1, Relaxed);
-        self.observers.fetch_sub(1, Relaxed);
+        self.remove_measuring();
     }
 
     #[cfg(feature = "inspector")]
     pub(super) fn add_inspector(&self) {
-        self.observers.fetch_add(INSPECTOR, Relaxed);
+        self.observers.fetch_add(1, Relaxed);
         self.watchers.fetch_add(INSPECTOR, Relaxed);
     }
 
     #[cfg(feature = "inspector")]
     pub(super) fn remove_inspector(&self) {
         self.watchers.fetch_sub(INSPECTOR, Relaxed);
-        self.observers.fetch_sub(INSPECTOR, Relaxed);
+        self.observers.fetch_sub(1, Relaxed);
     }
 
     #[cfg(feature = "inspector")]
@@ -95,6 +106,11 @@ impl Observation {
 
     pub(super) fn pulse(&self) -> &Pulse {
         &self.pulse
+    }
+
+    #[inline]
+    pub(super) fn is_measured(&self) -> bool {
+        self.measuring.load(Relaxed) != 0
     }
 
     #[inline]
@@ -121,7 +137,14 @@ pub(super) struct TaskTimes {
 }
 
 impl EventLoop {
-    /// Whether the loop has hooks in its turns, or is observed by other threads.
+    /// Whether the loop has hooks in its turns, metrics, or watchdogs.
+    #[inline]
+    pub(super) fn is_measured(&self) -> bool {
+        let Inner { shared, hooks, .. } = &*self.inner;
+        shared.observation.is_measured() || hooks.are_used()
+    }
+
+    /// Same as [`is_measured`](EventLoop::is_measured), or an inspector observes the loop.
     #[inline]
     pub(super) fn is_observed(&self) -> bool {
         let Inner { shared, hooks, .. } = &*self.inner;
@@ -131,28 +154,11 @@ impl EventLoop {
     /// Begins a turn, and runs its first hooks. Returns how long it may wait.
     #[cold]
     pub(super) fn begin_observed_turn(&self, limit: Wait) -> io::Result<Wait> {
-        if self.is_only_inspected() {
-            return Ok(limit);
-        }
         self.note_metrics();
         // A turn that has failed has left its phase.
         self.inner.phase.set(None);
         self.enter_phase::<true>(Some(Phase::Waiting));
         self.run_before_wait(limit)
-    }
-
-    /// Whether there are inspectors, and neither metrics nor watchdogs nor hooks.
-    #[cfg(feature = "inspector")]
-    #[inline]
-    pub(super) fn is_only_inspected(&self) -> bool {
-        let Inner { shared, hooks, .. } = &*self.inner;
-        shared.observation.observers.load(Relaxed) % INSPECTOR == 0 && !hooks.are_used()
-    }
-
-    #[cfg(not(feature = "inspector"))]
-    #[inline]
-    pub(super) fn is_only_inspected(&self) -> bool {
-        false
     }
 
     /// If the loop has metrics, the times of its tasks are recorded from now on.
@@ -206,13 +212,40 @@ impl EventLoop {
             0 => call(),
             _ => self.publishing_to_watchdogs(&describe, call),
         };
-        // The callback may have forked. In the child, the lock may be held for ever.
-        if beat.is_some_and(|beat| slow_calls.end(beat)) && !self.is_inherited() {
-            let (name, object) = describe().into_texts();
-            let at = Instant::now();
-            slow_calls.record(EndedCall { beat: beat.unwrap_or_default(), name, object, at });
+        if let Some(beat) = beat {
+            if slow_calls.end(beat) {
+                self.record_slow_call(beat, describe());
+            }
         }
         returned
+    }
+
+    /// Numbers a callback of a source, and calls it. `call` catches its panic.
+    #[cfg(feature = "inspector")]
+    #[inline]
+    pub(super) fn numbering<R>(
+        &self,
+        describe: impl FnOnce() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        let slow_calls = &self.inner.shared.observation.slow_calls;
+        let Some(beat) = slow_calls.begin() else { return call() };
+        let returned = call();
+        if slow_calls.end(beat) {
+            self.record_slow_call(beat, describe());
+        }
+        returned
+    }
+
+    #[cfg(feature = "inspector")]
+    #[cold]
+    fn record_slow_call(&self, beat: u64, activity: Activity) {
+        // The callback may have forked. In the child, the lock may be held for ever.
+        if !self.is_inherited() {
+            let (name, object) = activity.into_texts();
+            let ended = EndedCall { beat, name, object, at: Instant::now() };
+            self.inner.shared.observation.slow_calls.record(ended);
+        }
     }
 
     #[cfg(not(feature = "inspector"))]

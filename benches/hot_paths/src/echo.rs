@@ -5,8 +5,9 @@ use std::io;
 use std::rc::Rc;
 
 use reveille::net::{ByteStream, SendError};
-use reveille::observe::Inspector;
 use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer, task};
+#[cfg(feature = "inspector")]
+use reveille::{LoopThread, observe::Inspector};
 
 use crate::workload::{OPERATIONS, Round, new_loop, watch};
 
@@ -31,7 +32,19 @@ pub(crate) fn tcp_message_watched() -> Round {
     })
 }
 
+/// Same, in a process with another thread: there, the C library does more for each wait.
+#[cfg(feature = "inspector")]
+pub(crate) fn tcp_message_threaded() -> Round {
+    let thread = LoopThread::spawn("idle").expect("a thread");
+    let mut round = tcp_message_on(new_loop(EventLoop::builder()));
+    Box::new(move || {
+        let _idle = &thread;
+        round();
+    })
+}
+
 /// Same, on a loop that an inspector watches. Its thread runs beside the loop.
+#[cfg(feature = "inspector")]
 pub(crate) fn tcp_message_inspected() -> Round {
     let event_loop = new_loop(EventLoop::builder());
     let inspector = Inspector::builder().listen_tcp(([127, 0, 0, 1], 0)).watch_loop(&event_loop.handle());
