@@ -49,9 +49,13 @@ const MORE_CLIENTS: usize = 16;
 /// | `/` | the page; it loads nothing from elsewhere |
 /// | `/metrics` | Prometheus' text format 0.0.4 |
 /// | `/api/overview` | loops with their history of five minutes, slow callbacks, servers |
-/// | `/api/connections` | connections; `sort` is `received`, `sent`, `age`, `unsent` or `unread`, `order` is `asc` or `desc`, `limit` at most 1000 |
-/// | `/api/connections/PATH` | one connection, by the `path` in the list |
+/// | `/api/connections` | the list of connections |
+/// | `/api/connections/PATH` | one connection, by its `path` in the list |
 /// | `/api/descriptors` | the open descriptors of the process |
+///
+/// The list has the parameters `sort` (`received`, `sent`, `age`, `unsent` or `unread`), `order`
+/// (`asc` or `desc`) and `limit` (at most 1000). With `since` the overview has only the points of
+/// the history after that second.
 ///
 /// ```no_run
 /// use reveille::observe::Inspector;
@@ -94,7 +98,8 @@ const MORE_CLIENTS: usize = 16;
 /// - **Connections**: those of the watched loops, of servers, clients, and adopted ones. Bytes are
 ///   those of TCP's payload, as the kernel counts them; other streams have no count. The list is
 ///   collected on request, in slices of at most 256 connections and about 150 µs, one each 25 ms
-///   and loop: 100,000 connections take some ten seconds, and less than a hundredth of a loop's time.
+///   and loop: 100,000 connections take some ten seconds, and less than a hundredth of a loop's
+///   time.
 ///
 /// # Cost
 /// Without an inspector the loops do nothing for it. A watched loop numbers its callbacks, which

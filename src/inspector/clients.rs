@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use crate::ConnectionHandle;
 use crate::net::ConnectionId;
+use crate::net::connection::ConnectionHandle;
 
 /// The number of clients that stay connected.
 pub(super) const MAX_CLIENTS: usize = 64;

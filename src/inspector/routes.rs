@@ -16,7 +16,7 @@ use super::scan::{self, MAX_ROWS, Row, SortBy};
 use super::session::Session;
 use super::state::{State, WaitingList};
 use super::watched_loop::{Point, WatchedLoop};
-use crate::TcpConnection;
+use crate::net::connection::TcpConnection;
 use crate::net::connection::inspection::{ConnectionDetails, ConnectionSample};
 use crate::net::{ConnectionState, OverflowPolicy, SendError, TcpInfo};
 
@@ -163,8 +163,8 @@ fn seconds(time: Duration) -> String {
 }
 
 impl State {
-    /// The loops, with the points of their histories after the second `since`; the servers; the slow
-    /// callbacks.
+    /// The loops, with the points of their histories after the second `since`; the servers; the
+    /// slow callbacks.
     pub(super) fn overview_json(&mut self, since: u64, now: Instant) -> String {
         let open = self.descriptors.get(now);
         Json::document(|json| {

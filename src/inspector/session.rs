@@ -9,8 +9,9 @@ use super::http::{Manner, Parsed, Status, is_allowed_host, parse, plain};
 use super::routes::respond;
 use super::state::State;
 use crate::buffer::Buffer;
+use crate::net::connection::TcpConnection;
+use crate::net::connection::handler::ConnectionHandler;
 use crate::net::{CloseReason, ConnectionLimits, SendError};
-use crate::{ConnectionHandler, TcpConnection};
 
 /// The time for a head, from its first byte on.
 const HEAD_TIME: Duration = Duration::from_secs(5);

@@ -9,11 +9,13 @@ use parking_lot::Mutex;
 use super::clients::Clients;
 use super::descriptors::DescriptorCount;
 use super::reply::Reply;
+use super::routes::ListOrder;
 use super::scan::Scan;
 use super::slow_list::SlowList;
 use super::watched_loop::WatchedLoop;
 use crate::event_loop::LoopHandle;
 use crate::net::ServerHandle;
+use crate::net::connection::inspection::ConnectionSample;
 
 /// The longest time between two ticks.
 const MAX_TICK: Duration = Duration::from_millis(25);
@@ -72,7 +74,7 @@ pub(super) struct State {
 /// A reply with the list of connections.
 pub(super) struct WaitingList {
     pub(super) reply: Reply,
-    pub(super) order: super::routes::ListOrder,
+    pub(super) order: ListOrder,
 }
 
 impl State {
@@ -195,10 +197,7 @@ impl State {
     }
 
     /// The name of the server that a connection belongs to, if it is watched.
-    pub(super) fn server_of(
-        &self,
-        sample: &crate::net::connection::inspection::ConnectionSample,
-    ) -> Option<&str> {
+    pub(super) fn server_of(&self, sample: &ConnectionSample) -> Option<&str> {
         let server = self.servers.iter().find(|server| server.handle.group_id() == sample.group);
         server.map(|server| server.label.as_str())
     }

@@ -204,10 +204,8 @@ impl WatchedLoop {
     pub(super) fn slow_calls(&mut self, limit: Duration, now: Instant) -> Vec<SlowCall> {
         let calls = self.handle.slow_calls();
         let Running { seen, marked } = &mut self.running;
-        *seen = match calls.running() {
-            Some(beat) => Some(seen.filter(|(seen, _)| *seen == beat).unwrap_or((beat, now))),
-            None => None,
-        };
+        let running = calls.running();
+        *seen = running.map(|beat| seen.filter(|(seen, _)| *seen == beat).unwrap_or((beat, now)));
         let was_marked = *marked;
         // Seen at least twice.
         if let Some((beat, since)) = seen.filter(|(_, since)| *since < now) {
@@ -216,15 +214,17 @@ impl WatchedLoop {
                 *marked = Some((beat, since));
             }
         }
-        let Some((beat, since)) = was_marked else { return Vec::new() };
-        // A callback that returned before the mark arrived was not recorded.
-        if *marked == was_marked && calls.running() != Some(beat) {
-            *marked = None;
+        let candidates = [was_marked, *marked];
+        if candidates == [None, None] {
+            return Vec::new();
         }
-        let ended = calls.take_ended().into_iter().filter(|ended| ended.beat == beat);
-        let slow = ended.map(|ended| {
-            let duration = ended.at.saturating_duration_since(since);
-            SlowCall { name: ended.name, object: ended.object, duration, at: ended.at }
+        // A callback that returned before the mark arrived is not recorded.
+        *marked = marked.filter(|(beat, _)| running == Some(*beat));
+        let slow = calls.take_ended().into_iter().filter_map(|ended| {
+            let is_this = |(beat, _): &&(u64, Instant)| *beat == ended.beat;
+            let (_, since) = candidates.iter().flatten().find(is_this)?;
+            let duration = ended.at.saturating_duration_since(*since);
+            Some(SlowCall { name: ended.name, object: ended.object, duration, at: ended.at })
         });
         slow.filter(|slow| slow.duration >= limit).collect()
     }
