@@ -30,13 +30,14 @@ use self::session::Session;
 use self::state::{State, Watch};
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::server::TcpServer;
-use crate::net::{Address, OverflowPolicy, ServerHandle, UnixAddress};
+use crate::net::{Address, ServerHandle, UnixAddress};
 use crate::threads::loop_thread::LoopThread;
 
 /// The default limit of slow callbacks.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// Connections beyond those that stay: the ones that are being replaced.
+/// Connections beyond those that stay: the ones that are being replaced. No more are accepted in a
+/// turn, and further ones wait in the backlog until those have been closed.
 const MORE_CLIENTS: usize = 16;
 
 /// Shows what loops and servers do: as a page for a browser, as JSON, and as text for Prometheus.
@@ -278,7 +279,7 @@ fn serve(event_loop: &EventLoop, listen: Vec<Listen>, state: &Rc<RefCell<State>>
     let state = Rc::clone(state);
     builder
         .max_connections(MAX_CLIENTS + MORE_CLIENTS)
-        .overflow_policy(OverflowPolicy::Reject)
+        .accepts_per_turn(MORE_CLIENTS)
         .max_buffered(session::MAX_BUFFERED)
         .limits(session::limits())
         .serve(move |_| Session::new(Rc::clone(&state)))
