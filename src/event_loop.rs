@@ -287,7 +287,7 @@ impl EventLoop {
         let inner = &*self.inner;
 
         // 1. The timeout, and the alarm for the next deadline. What a hook adds is seen here.
-        let limit = if self.is_observed() { self.begin_observed_turn(limit)? } else { limit };
+        let limit = if self.is_measured() { self.begin_observed_turn(limit)? } else { limit };
         let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are recorded before the first callback runs. So none of them can
@@ -302,30 +302,45 @@ impl EventLoop {
         }
         // Tested again, because a watchdog may have begun to watch during the wait.
         if self.is_observed() {
-            self.run_observed_phases()?
+            self.run_watched_phases()?
         } else {
-            self.run_phases::<false>()?
+            self.run_phases::<false, false>()?
         }
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())
     }
 
+    #[cfg(feature = "inspector")]
+    #[cold]
+    #[inline(never)]
+    fn run_watched_phases(&self) -> io::Result<()> {
+        // Otherwise only an inspector observes the loop.
+        if self.is_measured() { self.run_observed_phases() } else { self.run_phases::<false, true>() }
+    }
+
+    #[cfg(not(feature = "inspector"))]
+    #[inline]
+    fn run_watched_phases(&self) -> io::Result<()> {
+        self.run_observed_phases()
+    }
+
     #[cold]
     fn run_observed_phases(&self) -> io::Result<()> {
         self.run_after_wait()?;
-        self.run_phases::<true>()?;
+        self.run_phases::<true, true>()?;
         if self.inner.timers_fired.get() > 0 {
             self.inner.hooks.set_due();
         }
         Ok(())
     }
 
-    /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.
+    /// Phases 3 to 6. Compiled several times, so that a loop that is not observed has no test for
+    /// it here. `OBSERVED` is whether its phases are, and `NAMED` whether its callbacks are.
     #[inline]
-    fn run_phases<const OBSERVED: bool>(&self) -> io::Result<()> {
+    fn run_phases<const OBSERVED: bool, const NAMED: bool>(&self) -> io::Result<()> {
         // 3. Channels, including the one that wakes the loop.
-        self.run_channels::<OBSERVED>();
+        self.run_channels::<OBSERVED, NAMED>();
         self.check_process()?;
 
         // 4. Timers.
@@ -335,7 +350,7 @@ impl EventLoop {
 
         // 5. One batch of tasks.
         self.enter_phase::<OBSERVED>(Some(Phase::Tasks));
-        self.run_tasks::<OBSERVED>();
+        self.run_tasks::<OBSERVED, NAMED>();
         self.poll_futures();
         self.check_process()?;
 
@@ -363,7 +378,7 @@ impl EventLoop {
     }
 
     #[inline]
-    fn run_channels<const OBSERVED: bool>(&self) {
+    fn run_channels<const OBSERVED: bool, const NAMED: bool>(&self) {
         let inner = &*self.inner;
         if !inner.channels.borrow().has_active() {
             return;
@@ -374,9 +389,10 @@ impl EventLoop {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
             let call = || source.on_ready(self, ready);
-            let returned = match OBSERVED {
-                true => self.catch_in("a callback", &*source, call),
-                false => self.catch_in_unwatched("a callback", &*source, call),
+            let returned = match (OBSERVED, NAMED) {
+                (true, _) => self.catch_in("a callback", &*source, call),
+                (false, true) => self.catch_in_inspected("a callback", &*source, call),
+                (false, false) => self.catch_in_unwatched("a callback", &*source, call),
             };
             if self.is_inherited() {
                 return;

@@ -125,6 +125,8 @@
 //! # Features
 //! - `uring`: file I/O through io_uring where the kernel supports it, with the crate `io-uring`.
 //!   Off by default; without it [`FileIo`] uses threads.
+//! - `inspector`: `observe::Inspector`, a page about loops, servers and connections, with the crate
+//!   `httparse`. Off by default.
 //! - `tls`: TLS for servers, clients and single connections, with the crate `rustls`. Off by
 //!   default. The program selects the crypto provider.
 //!
@@ -210,6 +212,8 @@ mod event_loop;
 mod eventfd;
 mod file_io;
 pub mod guide;
+#[cfg(feature = "inspector")]
+mod inspector;
 pub mod net;
 #[cfg(test)]
 #[path = "../tests/support/random.rs"]
@@ -260,10 +264,14 @@ pub mod task {
     pub use crate::threads::workers::{JobId, Workers};
 }
 
-/// Observing a loop: hooks, metrics, and a watchdog for callbacks that block.
+/// Observing a loop: hooks, metrics, a watchdog for callbacks that block, and an inspector for
+/// browsers and Prometheus (feature `inspector`).
 pub mod observe {
     pub use crate::event_loop::hooks::Hook;
     pub use crate::event_loop::observation::metrics::{Delays, LoopMetrics};
+    #[cfg(feature = "inspector")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "inspector")))]
+    pub use crate::inspector::{Inspector, InspectorBuilder};
     pub use crate::threads::watchdog::{Blocked, Watchdog};
 }
 

@@ -130,11 +130,11 @@ fn the_code_map_covers_every_file_once() {
 }
 
 #[test]
-fn the_crate_has_at_most_twelve_top_level_modules() {
+fn the_crate_has_at_most_thirteen_top_level_modules() {
     let entries = fs::read_dir(root().join("src")).expect("a directory");
     let names: BTreeSet<PathBuf> =
         entries.map(|entry| entry.expect("an entry").path().with_extension("")).collect();
-    assert!(names.len() <= 12, "{names:?}");
+    assert!(names.len() <= 13, "{names:?}");
 }
 
 /// Returns the file of the module that a path from the crate root names: the longest prefix of the

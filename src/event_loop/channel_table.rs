@@ -183,6 +183,22 @@ impl<C> ChannelTable<C> {
         slot.entry.as_ref().map(|entry| (entry, slot.ready))
     }
 
+    /// Returns the first channel in a slot from `*slot` on, and sets `*slot` to the one after it.
+    /// Looks at `*slots` slots at most, and subtracts their number.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn next_from(&self, slot: &mut u32, slots: &mut usize) -> Option<(ChannelId, &C)> {
+        while *slots > 0 {
+            let index = *slot;
+            let found = self.slots.get(index as usize)?;
+            *slot += 1;
+            *slots -= 1;
+            if let Some(entry) = &found.entry {
+                return Some((ChannelId { index, generation: found.generation }, entry));
+            }
+        }
+        None
+    }
+
     /// The ids of all channels, for the drop of the loop.
     pub(crate) fn ids(&self) -> Vec<ChannelId> {
         let taken = self.slots.iter().enumerate().filter(|(_, slot)| slot.entry.is_some());

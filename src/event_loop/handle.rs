@@ -20,6 +20,8 @@ use super::deliveries::Deliveries;
 use super::shared::Shared;
 use crate::event_loop::observation::metrics::LoopMetrics;
 use crate::event_loop::observation::pulse::Pulse;
+#[cfg(feature = "inspector")]
+use crate::event_loop::observation::slow_calls::SlowCalls;
 use crate::event_loop::refused::Refused;
 use crate::event_loop::tasks::task::{SendTask, Task};
 use crate::event_loop::tasks::task_queue::Refusal;
@@ -231,6 +233,22 @@ impl LoopHandle {
 
     pub(crate) fn remove_watcher(&self) {
         self.shared.observation.remove_watcher();
+    }
+
+    /// Makes the loop number its callbacks, until as many inspectors have been removed.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn add_inspector(&self) {
+        self.shared.observation.add_inspector();
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) fn remove_inspector(&self) {
+        self.shared.observation.remove_inspector();
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(crate) fn slow_calls(&self) -> &SlowCalls {
+        self.shared.observation.slow_calls()
     }
 
     pub(crate) fn pulse(&self) -> &Pulse {

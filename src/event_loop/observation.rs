@@ -3,9 +3,16 @@
 //! Nothing is recorded until it is requested. Until then a turn has two branches, a timer has one,
 //! and tasks and the readiness callbacks of channels have none. A task that is queued has one, in
 //! its queue.
+//!
+//! A loop that only an inspector observes numbers its callbacks ([`slow_calls`]), and does nothing
+//! else.
 
 pub(crate) mod metrics;
 pub(crate) mod pulse;
+#[cfg(feature = "inspector")]
+pub(crate) mod sample;
+#[cfg(feature = "inspector")]
+pub(crate) mod slow_calls;
 
 use std::cell::RefCell;
 use std::io;
@@ -15,6 +22,8 @@ use std::time::Instant;
 
 use self::metrics::{AtomicMetrics, Phase};
 use self::pulse::{Activity, Pulse};
+#[cfg(feature = "inspector")]
+use self::slow_calls::{EndedCall, SlowCalls};
 use super::poller::Wait;
 use super::{EventLoop, Inner};
 use crate::event_loop::trimming::slack::release_capacity;
@@ -22,13 +31,21 @@ use crate::event_loop::trimming::slack::release_capacity;
 /// The part of a loop's shared state that is observed.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
-    /// The watchers, and one more if there are metrics.
+    /// The watchdogs, and one more if there are metrics.
+    measuring: AtomicUsize,
+    /// The same, and the inspectors.
     observers: AtomicUsize,
-    /// How many watchdogs watch the callbacks.
+    /// How many watchdogs watch the callbacks. Each inspector counts as [`INSPECTOR`].
     watchers: AtomicUsize,
     metrics: OnceLock<AtomicMetrics>,
     pulse: Pulse,
+    #[cfg(feature = "inspector")]
+    slow_calls: SlowCalls,
 }
+
+/// One inspector, in a count of watchdogs: one more than the maximum of these.
+#[cfg(feature = "inspector")]
+const INSPECTOR: usize = 1 << (usize::BITS / 2);
 
 impl Observation {
     /// Starts the metrics. Returns whether they had not been started.
@@ -37,10 +54,10 @@ impl Observation {
             return false;
         }
         // A thread that sees the metrics also sees that there is an observer.
-        self.observers.fetch_add(1, Relaxed);
+        self.add_measuring();
         let is_first = self.metrics.set(AtomicMetrics::default()).is_ok();
         if !is_first {
-            self.observers.fetch_sub(1, Relaxed);
+            self.remove_measuring();
         }
         is_first
     }
@@ -50,18 +67,50 @@ impl Observation {
         self.metrics.get()
     }
 
-    pub(super) fn add_watcher(&self) {
+    fn add_measuring(&self) {
         self.observers.fetch_add(1, Relaxed);
+        self.measuring.fetch_add(1, Relaxed);
+    }
+
+    fn remove_measuring(&self) {
+        self.measuring.fetch_sub(1, Relaxed);
+        self.observers.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn add_watcher(&self) {
+        self.add_measuring();
         self.watchers.fetch_add(1, Relaxed);
     }
 
     pub(super) fn remove_watcher(&self) {
         self.watchers.fetch_sub(1, Relaxed);
+        self.remove_measuring();
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn add_inspector(&self) {
+        self.observers.fetch_add(1, Relaxed);
+        self.watchers.fetch_add(INSPECTOR, Relaxed);
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn remove_inspector(&self) {
+        self.watchers.fetch_sub(INSPECTOR, Relaxed);
         self.observers.fetch_sub(1, Relaxed);
+    }
+
+    #[cfg(feature = "inspector")]
+    pub(super) fn slow_calls(&self) -> &SlowCalls {
+        &self.slow_calls
     }
 
     pub(super) fn pulse(&self) -> &Pulse {
         &self.pulse
+    }
+
+    #[inline]
+    pub(super) fn is_measured(&self) -> bool {
+        self.measuring.load(Relaxed) != 0
     }
 
     #[inline]
@@ -88,7 +137,14 @@ pub(super) struct TaskTimes {
 }
 
 impl EventLoop {
-    /// Whether the loop has hooks in its turns, or is observed by other threads.
+    /// Whether the loop has hooks in its turns, metrics, or watchdogs.
+    #[inline]
+    pub(super) fn is_measured(&self) -> bool {
+        let Inner { shared, hooks, .. } = &*self.inner;
+        shared.observation.is_measured() || hooks.are_used()
+    }
+
+    /// Same as [`is_measured`](EventLoop::is_measured), or an inspector observes the loop.
     #[inline]
     pub(super) fn is_observed(&self) -> bool {
         let Inner { shared, hooks, .. } = &*self.inner;
@@ -133,19 +189,79 @@ impl EventLoop {
         }
     }
 
-    /// Whether a watchdog watches the callbacks. Then each is called through
+    /// Whether a watchdog or an inspector watches the callbacks. Then each is called through
     /// [`publishing`](EventLoop::publishing).
     #[inline]
     pub(super) fn is_watched(&self) -> bool {
         self.inner.shared.observation.is_watched()
     }
 
-    /// Publishes a callback, and calls it. `call` catches its panic.
+    /// Publishes a callback to those that watch, and calls it. `call` catches its panic.
+    #[cfg(feature = "inspector")]
     #[cold]
     #[inline(never)]
     pub(super) fn publishing<R>(
         &self,
+        describe: impl Fn() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        let Observation { watchers, slow_calls, .. } = &self.inner.shared.observation;
+        let watchers = watchers.load(Relaxed);
+        let beat = if watchers >= INSPECTOR { slow_calls.begin() } else { None };
+        let returned = match watchers % INSPECTOR {
+            0 => call(),
+            _ => self.publishing_to_watchdogs(&describe, call),
+        };
+        if let Some(beat) = beat {
+            if slow_calls.end(beat) {
+                self.record_slow_call(beat, describe());
+            }
+        }
+        returned
+    }
+
+    /// Numbers a callback of a source, and calls it. `call` catches its panic.
+    #[cfg(feature = "inspector")]
+    #[inline]
+    pub(super) fn numbering<R>(
+        &self,
         describe: impl FnOnce() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        let slow_calls = &self.inner.shared.observation.slow_calls;
+        let Some(beat) = slow_calls.begin() else { return call() };
+        let returned = call();
+        if slow_calls.end(beat) {
+            self.record_slow_call(beat, describe());
+        }
+        returned
+    }
+
+    #[cfg(feature = "inspector")]
+    #[cold]
+    fn record_slow_call(&self, beat: u64, activity: Activity) {
+        // The callback may have forked. In the child, the lock may be held for ever.
+        if !self.is_inherited() {
+            let (name, object) = activity.into_texts();
+            let ended = EndedCall { beat, name, object, at: Instant::now() };
+            self.inner.shared.observation.slow_calls.record(ended);
+        }
+    }
+
+    #[cfg(not(feature = "inspector"))]
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publishing<R>(
+        &self,
+        describe: impl Fn() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        self.publishing_to_watchdogs(&describe, call)
+    }
+
+    fn publishing_to_watchdogs<R>(
+        &self,
+        describe: &impl Fn() -> Activity,
         call: impl FnOnce() -> Option<R>,
     ) -> Option<R> {
         let Inner { shared, outer_callbacks, .. } = &*self.inner;

@@ -84,6 +84,21 @@ impl EventLoop {
         catch_in(what, || source.describe(), call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
+    /// Same as [`catch_in`](EventLoop::catch_in), on a loop that only an inspector observes.
+    #[inline]
+    pub(super) fn catch_in_inspected<R>(
+        &self,
+        what: &'static str,
+        source: &dyn Source,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let call = || self.catch_in_unwatched(what, source, call);
+        #[cfg(feature = "inspector")]
+        return self.numbering(|| Activity::of_source(what, source.describe()), call);
+        #[cfg(not(feature = "inspector"))]
+        call()
+    }
+
     /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.
     pub(super) fn discard<T>(&self, value: T) {
         self.catch("a destructor", || drop(value));

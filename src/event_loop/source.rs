@@ -129,11 +129,11 @@ impl Description {
         self
     }
 
-    pub(super) fn handler_type(&self) -> Option<&'static str> {
+    pub(crate) fn handler_type(&self) -> Option<&'static str> {
         self.handler
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         self.kind
     }
 }

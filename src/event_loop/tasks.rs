@@ -95,7 +95,7 @@ impl EventLoop {
 
     /// Phase 5. If there is a request to quit, all tasks accepted before it are in this batch.
     #[inline]
-    pub(super) fn run_tasks<const OBSERVED: bool>(&self) {
+    pub(super) fn run_tasks<const OBSERVED: bool, const NAMED: bool>(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());
         let quit = if OBSERVED {
@@ -129,7 +129,7 @@ impl EventLoop {
         if let Some(local) = local.as_mut().filter(|local| !local.internal.is_empty()) {
             self.run_internal(&mut local.internal, Task::call);
         }
-        self.run_each::<OBSERVED, _>(
+        self.run_each::<OBSERVED, NAMED, _>(
             dropped,
             &mut posted.tasks,
             &inner.task_times.posted,
@@ -139,7 +139,7 @@ impl EventLoop {
         let mut needed = inner.slack.borrow_mut().posted.record(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
         if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
-            self.run_each::<OBSERVED, _>(
+            self.run_each::<OBSERVED, NAMED, _>(
                 dropped,
                 &mut local.tasks,
                 &inner.task_times.local,
@@ -165,7 +165,7 @@ impl EventLoop {
         }
     }
 
-    fn run_each<const OBSERVED: bool, T>(
+    fn run_each<const OBSERVED: bool, const NAMED: bool, T>(
         &self,
         dropped: bool,
         tasks: &mut Vec<T>,
@@ -181,7 +181,10 @@ impl EventLoop {
             let counters = &self.inner.shared.counters;
             for task in tasks.drain(..) {
                 counters.count_run();
-                self.catch_unwatched("a task", || call(task, self));
+                match NAMED {
+                    true => self.catch_named("a task", name(&task), || call(task, self)),
+                    false => self.catch_unwatched("a task", || call(task, self)),
+                };
                 if self.is_inherited() {
                     return;
                 }

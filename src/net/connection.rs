@@ -21,6 +21,8 @@ mod graceful_close;
 pub(in crate::net) mod group_send;
 mod handle;
 pub(crate) mod handler;
+#[cfg(feature = "inspector")]
+pub(crate) mod inspection;
 mod mailbox;
 mod ordered_replies;
 mod outstanding_work;
@@ -160,6 +162,8 @@ pub(super) struct ConnectionCore {
     deadlines: Deadlines,
     membership: Membership,
     connection_id: ConnectionId,
+    #[cfg(feature = "inspector")]
+    created: std::time::Instant,
     /// Whether the handler is, or contains, a handler of a type.
     has_handler: fn(TypeId) -> bool,
     /// Set when the connection is established.
@@ -213,6 +217,8 @@ impl ConnectionCore {
         ConnectionCore {
             id,
             connection_id: ConnectionId::next(),
+            #[cfg(feature = "inspector")]
+            created: std::time::Instant::now(),
             has_handler,
             transport,
             last_fd: LastFd::default(),

@@ -7,6 +7,8 @@ mod bind;
 mod builder;
 mod detached;
 mod handle;
+#[cfg(feature = "inspector")]
+pub(crate) mod inspection;
 mod limits;
 mod listen_on;
 pub(in crate::net) mod listener;

@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use reveille::net::{ByteStream, SendError};
 use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer, task};
+#[cfg(feature = "inspector")]
+use reveille::{LoopThread, observe::Inspector};
 
 use crate::workload::{OPERATIONS, Round, new_loop, watch};
 
@@ -26,6 +28,30 @@ pub(crate) fn tcp_message_watched() -> Round {
     let mut round = tcp_message_on(event_loop);
     Box::new(move || {
         let _watched = &watchdog;
+        round();
+    })
+}
+
+/// Same, in a process with another thread: there, the C library does more for each wait.
+#[cfg(feature = "inspector")]
+pub(crate) fn tcp_message_threaded() -> Round {
+    let thread = LoopThread::spawn("idle").expect("a thread");
+    let mut round = tcp_message_on(new_loop(EventLoop::builder()));
+    Box::new(move || {
+        let _idle = &thread;
+        round();
+    })
+}
+
+/// Same, on a loop that an inspector watches. Its thread runs beside the loop.
+#[cfg(feature = "inspector")]
+pub(crate) fn tcp_message_inspected() -> Round {
+    let event_loop = new_loop(EventLoop::builder());
+    let inspector = Inspector::builder().listen_tcp(([127, 0, 0, 1], 0)).watch_loop(&event_loop.handle());
+    let inspector = inspector.start().expect("an inspector");
+    let mut round = tcp_message_on(event_loop);
+    Box::new(move || {
+        let _watching = &inspector;
         round();
     })
 }

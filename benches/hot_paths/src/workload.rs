@@ -49,6 +49,10 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     counted("echo::tcp_message", echo::tcp_message),
     counted("echo::tcp_message_metrics", echo::tcp_message_metrics),
     counted("echo::tcp_message_watched", echo::tcp_message_watched),
+    #[cfg(feature = "inspector")]
+    timed_only("echo::tcp_message_threaded", echo::tcp_message_threaded),
+    #[cfg(feature = "inspector")]
+    timed_only("echo::tcp_message_inspected", echo::tcp_message_inspected),
     counted("echo::tcp_message_async", echo::tcp_message_async),
 ];
 

@@ -45,6 +45,7 @@ use std::time::Duration;
 use reveille::codec::Framed;
 use reveille::fs::FileIo;
 use reveille::net::ConnectionLimits;
+use reveille::observe::Inspector;
 use reveille::signal::{Signal, Signals};
 use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
@@ -64,6 +65,7 @@ const USAGE: &str = "usage: http --root DIRECTORY [OPTION VALUE]...
   --max-upload  the size of the largest upload in MiB; default: 64
   --listen      the address to listen on; default: 127.0.0.1:8080; port 0 selects a free port
   --threads     the number of loops that serve connections; default: 1
+  --inspector   a loopback address: a page there shows what the server does; default: none
   --tls         two PEM files, a certificate and its key: connections use TLS; SIGHUP loads them again
   --grace       the time in seconds for connections to close after a signal; default: 3";
 
@@ -87,7 +89,8 @@ const MAX_UNSENT: usize = HIGH_WATER + (512 << 10);
 const MAX_UNREAD: usize = 1 << 20;
 
 fn main() -> ExitCode {
-    let names = ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--tls", "--grace"];
+    let names =
+        ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--inspector", "--tls", "--grace"];
     options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
@@ -98,6 +101,7 @@ struct Arguments {
     max_upload: u64,
     listen: SocketAddr,
     threads: usize,
+    inspector: Option<SocketAddr>,
     tls: Option<(PathBuf, PathBuf)>,
     grace: Duration,
 }
@@ -115,6 +119,10 @@ impl Arguments {
             max_upload: u64::from(mebibytes) << 20,
             listen: serving::listen(options, 8080)?,
             threads: serving::threads(options)?,
+            inspector: options
+                .has("--inspector")
+                .then(|| serving::address(options, "--inspector", 8081))
+                .transpose()?,
             tls: options.pair("--tls"),
             grace: serving::grace(options)?,
         })
@@ -122,7 +130,7 @@ impl Arguments {
 }
 
 fn run(arguments: Arguments) -> io::Result<()> {
-    let Arguments { root, uploads, max_upload, listen, threads, tls, grace } = arguments;
+    let Arguments { root, uploads, max_upload, listen, threads, inspector, tls, grace } = arguments;
     let event_loop = EventLoop::new()?;
     let tls = match tls {
         None => None,
@@ -176,6 +184,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         )?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let _reload = tls.map(|tls| reload_on_hangup(&event_loop, tls)).transpose()?;
+    let _inspector = inspector.map(|address| inspect(&server, address)).transpose()?;
     serving::run(&event_loop, server, grace, |ip, port| {
         format!("curl {scheme}://{}/", SocketAddr::new(ip, port))
     })?;
@@ -183,6 +192,13 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let (connections, requests) = (totals.connections.load(Relaxed), totals.requests.load(Relaxed));
     let _ = writeln!(io::stdout(), "{connections} connections, {requests} requests");
     Ok(())
+}
+
+fn inspect(server: &TcpServer, address: SocketAddr) -> io::Result<Inspector> {
+    let inspector =
+        Inspector::builder().listen_tcp(address).watch_server("http", &server.handle()).start()?;
+    let _ = writeln!(io::stdout(), "inspector: http://{}/", inspector.local_address());
+    Ok(inspector)
 }
 
 fn reload_on_hangup(event_loop: &EventLoop, tls: ServerTls) -> io::Result<Signals> {

@@ -105,6 +105,21 @@ impl Activity {
     }
 }
 
+impl Activity {
+    /// What is called, without the object: the same for all connections with one handler. Then the
+    /// object, such as a connection with its peer; empty if there is none.
+    #[cfg(feature = "inspector")]
+    pub(in crate::event_loop) fn into_texts(self) -> (String, String) {
+        let Activity { what, source, name } = self;
+        let (kind, object, handler) = match &source {
+            Some(source) => (format!(" of {}", source.kind()), source.to_string(), source.handler_type()),
+            None => (String::new(), String::new(), None),
+        };
+        let name = handler.or(name).map_or_else(String::new, |name| format!(" ({name})"));
+        (format!("{what}{kind}{name}"), object)
+    }
+}
+
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.what)?;

@@ -251,6 +251,11 @@ impl Admission {
         self.release_share(share);
     }
 
+    #[cfg(feature = "inspector")]
+    pub(in crate::net) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
     /// The number of connections in their handshake.
     pub(in crate::net) fn handshakes(&self) -> u64 {
         self.handshakes.load(SeqCst)

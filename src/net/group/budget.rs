@@ -67,6 +67,11 @@ impl Budget {
         })
     }
 
+    #[cfg(feature = "inspector")]
+    pub(in crate::net) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The budget of all groups without a limit of their own: a quarter of the memory that is
     /// available to the process at the first call.
     pub(in crate::net) fn of_this_process() -> Arc<Budget> {

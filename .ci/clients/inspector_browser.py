@@ -1,0 +1,119 @@
+"""A page in headless Chromium, controlled by its DevTools protocol. Needs the packages chromium and python3-websockets of Debian."""
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import time
+import urllib.request
+
+import websockets
+
+from peer import CheckFailed
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--window-size=1400,1500",
+]
+DEADLINE = 60
+
+
+class Browser:
+    """A browser with one page. What the page requests and reports is recorded."""
+
+    def __init__(self, folder):
+        data = os.path.join(folder, "browser")
+        self.process = subprocess.Popen(
+            ["chromium", *FLAGS, f"--user-data-dir={data}", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        port = self._await_port(os.path.join(data, "DevToolsActivePort"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=DEADLINE) as reply:
+            pages = [target for target in json.load(reply) if target["type"] == "page"]
+        self.tasks = asyncio.new_event_loop()
+        self.socket = self._await(lambda: websockets.connect(pages[0]["webSocketDebuggerUrl"], max_size=None, ping_interval=None))
+        self.last_id = 0
+        self.requests, self.complaints = [], []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def _await(self, begin):
+        async def wait():
+            return await begin()
+
+        return self.tasks.run_until_complete(asyncio.wait_for(wait(), DEADLINE))
+
+    def _await_port(self, path):
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise CheckFailed(f"chromium has ended with status {self.process.returncode}")
+            try:
+                with open(path, encoding="ascii") as file:
+                    lines = file.read().splitlines()
+                if len(lines) >= 2:
+                    return int(lines[0])
+            except FileNotFoundError:
+                pass
+            time.sleep(0.05)
+        raise CheckFailed("chromium does not open its port")
+
+    def call(self, method, **parameters):
+        self.last_id += 1
+        self._await(lambda: self.socket.send(json.dumps({"id": self.last_id, "method": method, "params": parameters})))
+        while True:
+            message = json.loads(self._await(lambda: self.socket.recv()))
+            if message.get("id") == self.last_id:
+                if "error" in message:
+                    raise CheckFailed(f"{method}: {message['error']}")
+                return message["result"]
+            self._record(message)
+
+    def _record(self, message):
+        parameters = message.get("params", {})
+        if message["method"] == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
+        elif message["method"] == "Runtime.exceptionThrown":
+            self.complaints.append(parameters["exceptionDetails"].get("exception", {}).get("description", "an exception"))
+        elif message["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.complaints.append(parameters["entry"]["text"])
+
+    def evaluate(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise CheckFailed(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def await_true(self, expression, what):
+        """Waits until the expression is true in the page."""
+        end = time.monotonic() + DEADLINE
+        while not self.evaluate(expression):
+            if time.monotonic() > end:
+                raise CheckFailed(f"the page: {what} (not within {DEADLINE} s)")
+            time.sleep(0.1)
+
+    def press(self, key):
+        code = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "Tab": 9}.get(key, 0)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        event = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def set_colours(self, scheme):
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def screenshot(self, path):
+        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(picture["data"]))
+
+    def close(self):
+        self._await(self.socket.close)
+        self.tasks.close()
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
