@@ -12,6 +12,7 @@ mod file_server;
 mod kvm_doorbell;
 mod memcached;
 mod redis;
+mod services;
 mod terminal;
 mod udp_echo;
 mod uring_cat;
