@@ -38,9 +38,9 @@ SECONDS_FROM_1900_TO_1970 = 2_208_988_800
 CHARGEN = b"".join(bytes(32 + (n + c) % 95 for c in range(72)) + b"\r\n" for n in range(95))
 
 
-def start(program):
+def start(program, *arguments):
     """Starts the example on free ports. The attributes `tcp` and `udp` are its ports by the name of the service."""
-    server = Server("services", [program, "--listen", f"{HOST}:0"])
+    server = Server("services", [program, "--listen", f"{HOST}:0", *arguments])
     server.tcp, server.udp = {}, {}
     for line in iter(server.process.stdout.readline, b""):
         if line.startswith(b"try: "):
@@ -325,6 +325,13 @@ def wrong_arguments(program, server):
     peer.check_equal((done.returncode, done.stderr.count(b"\n")), (1, 1), f"with a port in use: {done.stderr}")
 
 
+def stop_with_an_unread_chargen(program):
+    """The text of chargen has no end, so a stop must not wait for its readers."""
+    with start(program, "--grace", "3600") as server, peer.connect(HOST, server.tcp["chargen"]):
+        peer.must_be_idle(server.pid, "a chargen peer does not read")
+        server.stop()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program")
@@ -341,6 +348,7 @@ def main():
             abuse(server, numbers)
             wrong_arguments(options.program, server)
             print(f"    {server.stop().splitlines()[-1]}", flush=True)
+        stop_with_an_unread_chargen(options.program)
     except (CheckFailed, OSError) as failure:
         sys.exit(f"services.py: {failure} (seed {options.seed})")
 
