@@ -569,7 +569,7 @@ check_redis() {
   replies_to 100 TTL key
   replies_to 1 DEL key none
   replies_to '' GET key
-  replies_to "ERR unknown command 'FLUSHALL'" FLUSHALL
+  replies_to "ERR unknown command 'FLUSHED', with args beginning with: " FLUSHED
   # The value is the standard input. redis-cli prints a line end after a value.
   head -c 5000000 /dev/urandom >"$work/value"
   bounded 10 redis-cli -h "$HOST" -p "$PORT" -x SET file <"$work/value" >/dev/null
