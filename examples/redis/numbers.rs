@@ -26,14 +26,21 @@ pub(crate) fn integer(text: &[u8]) -> Option<i64> {
     }
 }
 
+/// The decimal number that `text` consists of. Infinities are numbers. One that is too large is
+/// infinite, and one that is too small is zero.
+pub(crate) fn unlimited_float(text: &[u8]) -> Option<f64> {
+    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (!value.is_nan()).then_some(value)
+}
+
 /// The decimal number that `text` consists of. Infinities are numbers.
 pub(crate) fn float(text: &[u8]) -> Option<f64> {
-    let value: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    let value = unlimited_float(text)?;
     let mantissa = text.split(|byte| matches!(byte, b'e' | b'E')).next().unwrap_or_default();
     // A number that is too large or too small is refused.
     let is_too_large = value.is_infinite() && text.iter().any(u8::is_ascii_digit);
     let is_too_small = value == 0.0 && mantissa.iter().any(|byte| matches!(byte, b'1'..=b'9'));
-    (!value.is_nan() && !is_too_large && !is_too_small).then_some(value)
+    (!is_too_large && !is_too_small).then_some(value)
 }
 
 /// Appends an integer in decimal.

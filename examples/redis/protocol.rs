@@ -201,6 +201,8 @@ impl Commands {
                 (bulk.ok_or(ProtocolError::BulkLength)?, at + length)
             }
         };
+        // The line may have been incomplete before.
+        self.searched = 0;
         let end = start + length;
         if end + 2 > self.limit {
             return Err(ProtocolError::TooLong);

@@ -14,13 +14,19 @@ pub(crate) struct Reply {
     pub(crate) is_too_long: bool,
 }
 
-/// Why a command failed: the text of the error reply, which begins with a code such as `ERR`.
+/// Why a command failed: the text of the error reply, which begins with a code such as `ERR`. It may
+/// contain bytes that the client has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure(pub(crate) Cow<'static, str>);
+pub(crate) struct Failure(Cow<'static, [u8]>);
 
 impl Failure {
     pub(crate) const fn new(text: &'static str) -> Failure {
-        Failure(Cow::Borrowed(text))
+        Failure(Cow::Borrowed(text.as_bytes()))
+    }
+
+    /// The text consists of these parts.
+    pub(crate) fn of(parts: &[&[u8]]) -> Failure {
+        Failure(Cow::Owned(parts.concat()))
     }
 }
 
@@ -44,8 +50,8 @@ impl Reply {
     pub(crate) fn error(&mut self, failure: &Failure) {
         self.bytes.push(b'-');
         // An end of line in the text must not end the reply.
-        self.bytes
-            .extend(failure.0.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        let visible = |&byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte };
+        self.bytes.extend(failure.0.iter().map(visible));
         self.end();
     }
 

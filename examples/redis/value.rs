@@ -277,6 +277,8 @@ impl SortedSet {
 
     /// Sets the score of a member, which may be new.
     pub(crate) fn set(&mut self, member: &[u8], score: f64) {
+        // There is no negative zero, as in sorted sets of Redis that are small.
+        let score = score + 0.0;
         let key = Bytes::from(member);
         match self.scores.get_mut(member) {
             Some(old) => {

@@ -366,6 +366,12 @@ fn decodes_each_part_once<D: Decoder>(mut decoder: D, input: &[u8], parts: &[usi
 fn complete_parts_of_a_frame_are_not_decoded_again() {
     // After the first line, and after each argument or value.
     decodes_each_part_once(decoder(), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n", &[4, 13, 20]);
+    // The next frame is decoded from its beginning.
+    let mut decoder = Commands::new(1000);
+    let input = b"*1\r\n$4\r\nPING\r\n*1\r\n";
+    (1..14).for_each(|end| assert!(decoder.decode(&input[..end]).is_ok_and(|frame| frame.is_none())));
+    assert_eq!(decoder.decode(input).unwrap().expect("a frame").1, 14);
+    assert!(decoder.decode(&input[14..]).is_ok_and(|frame| frame.is_none()));
     decodes_each_part_once(Replies::default(), b"*2\r\n*1\r\n+OK\r\n$2\r\nhi\r\n", &[4, 8, 13]);
 }
 

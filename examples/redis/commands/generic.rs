@@ -1,7 +1,5 @@
 //! Commands of keys, whatever their values are.
 
-use std::borrow::Cow;
-
 use super::super::database::{Millis, NEVER};
 use super::super::glob;
 use super::super::numbers;
@@ -38,7 +36,7 @@ const SCAN_COUNT: usize = 10;
 const MAX_SCAN_COUNT: usize = 100_000;
 
 pub(super) fn invalid_expire(command: &str) -> Failure {
-    Failure(Cow::Owned(format!("ERR invalid expire time in '{command}' command")))
+    Failure::of(&[b"ERR invalid expire time in '", command.as_bytes(), b"' command"])
 }
 
 /// Converts the number of a command to an expiry time. `unit` is its unit in milliseconds.
@@ -91,8 +89,7 @@ impl Conditions {
                 () if is(option, "GT") => conditions.greater = true,
                 () if is(option, "LT") => conditions.less = true,
                 () => {
-                    let text = format!("ERR Unsupported option {}", shown(option, option.len()));
-                    return Err(Failure(Cow::Owned(text)));
+                    return Err(Failure::of(&[b"ERR Unsupported option ", shown(option, option.len())]));
                 }
             }
         }

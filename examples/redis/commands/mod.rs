@@ -8,7 +8,6 @@ mod sets;
 mod sorted_sets;
 mod strings;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use super::database::Database;
@@ -149,32 +148,32 @@ fn length_of(arguments: &[&[u8]]) -> usize {
 // --- What the commands have in common ------------------------------------------------------------
 
 fn wrong_arity(command: &str) -> Failure {
-    Failure(Cow::Owned(format!("ERR wrong number of arguments for '{command}' command")))
+    Failure::of(&[b"ERR wrong number of arguments for '", command.as_bytes(), b"' command"])
 }
 
 /// Redis shows the name and the first arguments, up to 128 bytes of each.
 fn unknown(name: &[u8], arguments: &[&[u8]]) -> Failure {
-    let mut text = format!("ERR unknown command '{}', with args beginning with: ", shown(name, 128));
-    let start = text.len();
+    let mut shown_arguments = Vec::new();
     for argument in arguments {
-        let used = text.len() - start;
+        let used = shown_arguments.len();
         if used >= 128 {
             break;
         }
-        text += &format!("'{}' ", shown(argument, 128 - used));
+        shown_arguments.extend([b"'", shown(argument, 128 - used), b"' "].concat());
     }
-    Failure(Cow::Owned(text))
+    let name = shown(name, 128);
+    Failure::of(&[b"ERR unknown command '", name, b"', with args beginning with: ", &shown_arguments])
 }
 
-/// The text of an argument up to a zero byte, in an error reply.
-fn shown(argument: &[u8], limit: usize) -> Cow<'_, str> {
+/// The part of an argument that an error reply shows: up to a zero byte.
+fn shown(argument: &[u8], limit: usize) -> &[u8] {
     let end = argument.iter().position(|&byte| byte == 0).unwrap_or(argument.len()).min(limit);
-    String::from_utf8_lossy(&argument[..end])
+    &argument[..end]
 }
 
 fn unknown_subcommand(command: &str, given: &[u8]) -> Failure {
     let given = shown(given, 128);
-    Failure(Cow::Owned(format!("ERR unknown subcommand '{given}'. Try {command} HELP.")))
+    Failure::of(&[b"ERR unknown subcommand '", given, b"'. Try ", command.as_bytes(), b" HELP."])
 }
 
 fn integer(text: &[u8]) -> Result<i64, Failure> {

@@ -1,6 +1,5 @@
 //! Commands of the connection and of the server.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -70,8 +69,8 @@ fn hello(context: &mut Context, arguments: &[&[u8]]) -> Done {
             match option {
                 [option, value] if is(option, "SETNAME") => name = Some(checked_name(value)?),
                 _ => {
-                    let text = format!("ERR Syntax error in HELLO option '{}'", shown(option[0], 128));
-                    return Err(Failure(Cow::Owned(text)));
+                    let option = shown(option[0], 128);
+                    return Err(Failure::of(&[b"ERR Syntax error in HELLO option '", option, b"'"]));
                 }
             }
         }
@@ -174,9 +173,7 @@ fn config(context: &mut Context, arguments: &[&[u8]]) -> Done {
         [subcommand, ..] if is(subcommand, "GET") => Err(wrong_arity("config|get")),
         [subcommand, name, ..] if is(subcommand, "SET") => {
             let name = shown(name, 128);
-            Err(Failure(Cow::Owned(format!(
-                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
-            ))))
+            Err(Failure::of(&[b"ERR Unknown option or number of arguments for CONFIG SET - '", name, b"'"]))
         }
         [subcommand, ..] => Err(unknown_subcommand("CONFIG", subcommand)),
         [] => Err(wrong_arity("config")),

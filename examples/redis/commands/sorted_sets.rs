@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use super::super::numbers::float;
+use super::super::numbers::{float, unlimited_float};
 use super::super::reply::{Failure, NOT_A_FLOAT, Reply, SYNTAX};
 use super::super::value::SortedSet;
 use super::{Command, Context, Done, adds, integer, is, positive, range, reads};
@@ -181,7 +181,7 @@ fn zrange(context: &mut Context, arguments: &[&[u8]], reverse: bool) -> Done {
     for option in options {
         if is(option, "WITHSCORES") {
             with_scores = true;
-        } else if is(option, "REV") && !reverse {
+        } else if is(option, "REV") && !is_reverse {
             is_reverse = true;
         } else {
             return Err(SYNTAX);
@@ -222,8 +222,8 @@ fn zrank(context: &mut Context, arguments: &[&[u8]], is_reverse: bool) -> Done {
 /// The end of a range of scores: `(` excludes it.
 fn bound(text: &[u8]) -> Result<Bound<f64>, Failure> {
     let bound = match text {
-        [b'(', text @ ..] => float(text).map(Bound::Excluded),
-        text => float(text).map(Bound::Included),
+        [b'(', text @ ..] => unlimited_float(text).map(Bound::Excluded),
+        text => unlimited_float(text).map(Bound::Included),
     };
     bound.ok_or(Failure::new("ERR min or max is not a float"))
 }
