@@ -124,18 +124,26 @@ impl Decoder for Commands {
 
     fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Arguments<'a>, usize)>, ProtocolError> {
         if self.at == 0 {
-            match input.first() {
-                None => return Ok(None),
-                Some(b'*') => {}
-                Some(_) => return self.decode_inline(input),
-            }
-            let Some((count, length)) = self.line(input, ProtocolError::MultibulkLine)? else {
-                return Ok(None);
+            let length = match input {
+                // Most commands have few arguments.
+                [b'*', digit @ b'0'..=b'9', b'\r', b'\n', ..] => {
+                    self.searched = 0;
+                    self.missing = usize::from(digit - b'0');
+                    4
+                }
+                [b'*', ..] => {
+                    let Some((count, length)) = self.line(input, ProtocolError::MultibulkLine)? else {
+                        return Ok(None);
+                    };
+                    let count = integer(&count[1..]).filter(|&count| count <= MAX_ARGUMENTS);
+                    let count = count.ok_or(ProtocolError::MultibulkLength)?;
+                    // A negative count is ignored, as by Redis.
+                    self.missing = usize::try_from(count).unwrap_or(0);
+                    length
+                }
+                [] => return Ok(None),
+                _ => return self.decode_inline(input),
             };
-            let count = integer(&count[1..]).filter(|&count| count <= MAX_ARGUMENTS);
-            let count = count.ok_or(ProtocolError::MultibulkLength)?;
-            // A negative count is ignored, as by Redis.
-            self.missing = usize::try_from(count).unwrap_or(0);
             if self.missing <= FEW
                 && let Some(command) = self.decode_few(input, length)?
             {
