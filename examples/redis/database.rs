@@ -196,6 +196,7 @@ impl Database {
         let (key, entry) = self.entries.remove_at(index);
         self.memory -= memory_of(&key) + entry.value.memory();
         if entry.expires != NEVER {
+            self.memory -= memory_of_expiry(&key);
             self.expiries.remove(&(entry.expires, key.clone()));
         }
         (key, entry)
@@ -230,9 +231,11 @@ impl Database {
         let key = self.entries.at(index).0.clone();
         let old = std::mem::replace(&mut self.entries.value_at(index).expires, expires);
         if old != NEVER {
+            self.memory -= memory_of_expiry(&key);
             self.expiries.remove(&(old, key.clone()));
         }
         if expires != NEVER {
+            self.memory += memory_of_expiry(&key);
             self.expiries.insert((expires, key));
         }
     }
@@ -287,4 +290,9 @@ impl Database {
 /// The memory of a key besides its value.
 fn memory_of(key: &Bytes) -> usize {
     key.memory() + Table::<Entry>::OVERHEAD
+}
+
+/// The memory of an expiry time besides that of its key.
+fn memory_of_expiry(key: &Bytes) -> usize {
+    key.memory() + 16
 }

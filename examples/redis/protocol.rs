@@ -1,7 +1,6 @@
 //! Decodes commands: arrays of bulk strings, and inline commands, which are lines of words.
 //!
-//! The crate redis-protocol decodes them too, but into values of their own: a copy or a reference
-//! count for each argument. Here the arguments borrow from the input.
+//! Arguments borrow from the input, and most commands allocate nothing.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -109,7 +108,7 @@ pub(crate) struct Commands {
     /// The maximum length of a command.
     limit: usize,
     /// The complete arguments.
-    found: Vec<Range<usize>>,
+    found: Vec<Range<u32>>,
     /// The number of further arguments.
     missing: usize,
     /// The offset after the last complete argument; zero before the first line.
@@ -155,18 +154,21 @@ impl Decoder for Commands {
         while self.missing > 0 {
             let Some(argument) = self.argument(input, self.at)? else { return Ok(None) };
             self.at = argument.end + 2;
-            self.found.push(argument);
+            // They fit, since the limit does.
+            self.found.push(argument.start as u32..argument.end as u32);
             self.missing -= 1;
         }
-        let arguments = Arguments::new(self.found.drain(..).map(|argument| &input[argument]));
+        let range = |found: Range<u32>| found.start as usize..found.end as usize;
+        let arguments = Arguments::new(self.found.drain(..).map(|found| &input[range(found)]));
         self.found.shrink_to(1024);
         Ok(Some((arguments, std::mem::take(&mut self.at))))
     }
 }
 
 impl Commands {
-    /// Creates a decoder of commands of up to `limit` bytes.
+    /// Creates a decoder of commands of up to `limit` bytes, of which there may be 4 GiB.
     pub(crate) fn new(limit: usize) -> Commands {
+        let limit = limit.min(u32::MAX as usize);
         Commands { limit, found: Vec::new(), missing: 0, at: 0, searched: 0 }
     }
 
