@@ -39,7 +39,8 @@ use replies::{MAX_REPLY, Replies, encode};
 
 fn start(listen: &str) -> Server {
     let mut command = Command::new(example::program("redis"));
-    let mut redis = Server::start(command.args(["--listen", listen, "--grace", "3600"]));
+    let mut redis =
+        Server::start(command.args(["--listen", listen, "--grace", "3600", "--max-memory", "16"]));
     let (ip, port) = (redis.address.ip(), redis.address.port());
     assert_eq!(redis.line(), format!("try: redis-cli -h {ip} -p {port}"));
     redis
@@ -371,7 +372,7 @@ fn complete_parts_of_a_frame_are_not_decoded_again() {
     let input = b"*1\r\n$4\r\nPING\r\n*1\r\n";
     (1..14).for_each(|end| assert!(decoder.decode(&input[..end]).is_ok_and(|frame| frame.is_none())));
     assert_eq!(decoder.decode(input).unwrap().expect("a frame").1, 14);
-    assert!(decoder.decode(&input[14..]).is_ok_and(|frame| frame.is_none()));
+    assert_eq!(decoder.decode(b"A\n").unwrap().expect("a frame").1, 2);
     decodes_each_part_once(Replies::default(), b"*2\r\n*1\r\n+OK\r\n$2\r\nhi\r\n", &[4, 8, 13]);
 }
 
