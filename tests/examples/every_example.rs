@@ -182,10 +182,17 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
-        name: "simple",
-        arguments: &["127.0.0.1:0"],
-        lifetime: Serves { ready: "time on ", visit: visit_services },
+        name: "services",
+        arguments: &["--listen", "127.0.0.1:0"],
+        lifetime: Serves { ready: "try: ", visit: visit_services },
         on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
+        name: "services_client",
+        arguments: &[],
+        lifetime: Requests { server: "services" },
+        on_closed_output: Fails,
         started_inputs: &[],
     },
     Example {
@@ -269,12 +276,17 @@ fn visit_file_server(addresses: &[SocketAddr]) {
     assert_eq!(net::read_exact(&mut client, reply.len()), reply);
 }
 
+/// Each service has two addresses: that of TCP, then that of UDP.
 fn visit_services(addresses: &[SocketAddr]) {
-    let [discard, daytime, chargen, time] = addresses else { panic!("not four services: {addresses:?}") };
-    connect(*discard).write_all(b"nothing").unwrap();
-    assert!(read_to_end(&mut connect(*daytime)).ends_with(b"UTC\r\n"));
-    assert_eq!(net::read_exact(&mut connect(*chargen), 74)[72..], *b"\r\n");
-    assert_eq!(read_to_end(&mut connect(*time)).len(), 4);
+    let tcp: Vec<SocketAddr> = addresses.iter().copied().step_by(2).collect();
+    let [echo, discard, daytime, quote, chargen, time] = tcp[..] else { panic!("{addresses:?}") };
+    net::assert_echoes(&mut connect(echo));
+    visit_udp_echo(&addresses[1..]);
+    connect(discard).write_all(b"nothing").unwrap();
+    assert!(read_to_end(&mut connect(daytime)).ends_with(b"UTC\r\n"));
+    assert!(read_to_end(&mut connect(quote)).ends_with(b"\r\n"));
+    assert_eq!(net::read_exact(&mut connect(chargen), 74)[72..], *b"\r\n");
+    assert_eq!(read_to_end(&mut connect(time)).len(), 4);
 }
 
 fn visit_in_mio(addresses: &[SocketAddr]) {

@@ -13,6 +13,7 @@ mod file_server;
 mod kvm_doorbell;
 mod memcached;
 mod redis;
+mod services;
 mod socks;
 mod terminal;
 mod udp_echo;

@@ -1,11 +1,29 @@
 //! The examples redis and redis_client as programs, and their decoders.
 
-#[path = "../../examples/redis/commands.rs"]
+#[path = "../../examples/redis/bytes.rs"]
+mod bytes;
+#[path = "../../examples/redis/commands/mod.rs"]
 mod commands;
+#[path = "../../examples/redis/database.rs"]
+mod database;
+mod executed;
+#[path = "../../examples/redis/glob.rs"]
+mod glob;
+mod models;
+#[path = "../../examples/redis/numbers.rs"]
+mod numbers;
+#[path = "../../examples/redis/protocol.rs"]
+mod protocol;
 #[path = "../../examples/redis_client/replies.rs"]
 mod replies;
+#[path = "../../examples/redis/reply.rs"]
+mod reply;
 #[path = "../../examples/shared/resp.rs"]
 mod resp;
+#[path = "../../examples/redis/table.rs"]
+mod table;
+#[path = "../../examples/redis/value.rs"]
+mod value;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,12 +34,13 @@ use crate::support::{LIMIT, net, with_watchdog};
 use reveille::codec::Decoder;
 use rustix::process::{Pid, Signal, kill_process};
 
-use commands::{Commands, MAX_COMMAND};
+use protocol::{Arguments, Commands, ProtocolError};
 use replies::{MAX_REPLY, Replies, encode};
 
 fn start(listen: &str) -> Server {
     let mut command = Command::new(example::program("redis"));
-    let mut redis = Server::start(command.args(["--listen", listen, "--grace", "3600"]));
+    let mut redis =
+        Server::start(command.args(["--listen", listen, "--grace", "3600", "--max-memory", "16"]));
     let (ip, port) = (redis.address.ip(), redis.address.port());
     assert_eq!(redis.line(), format!("try: redis-cli -h {ip} -p {port}"));
     redis
@@ -62,12 +81,12 @@ fn each_command_gets_its_reply_in_order() {
             ("SET key value ex 200", "+OK\r\n"),
             ("TTL key", ":200\r\n"),
             ("SET key value EX 0", "-ERR invalid expire time in 'set' command\r\n"),
-            ("SET key value EX 99999999999999", "-ERR invalid expire time in 'set' command\r\n"),
-            ("SET key value PX 10", "-ERR syntax error\r\n"),
+            ("SET key value EX 99999999999999999", "-ERR invalid expire time in 'set' command\r\n"),
+            ("SET key value PX", "-ERR syntax error\r\n"),
             ("INCR count", ":1\r\n"),
             ("INCR count", ":2\r\n"),
             ("SET count 9223372036854775807", "+OK\r\n"),
-            ("INCR count", "-ERR value is not an integer or out of range\r\n"),
+            ("INCR count", "-ERR increment or decrement would overflow\r\n"),
             ("EXISTS key count none key", ":3\r\n"),
             ("EXPIRE count 0", ":1\r\n"),
             ("EXPIRE count 10", ":0\r\n"),
@@ -75,9 +94,10 @@ fn each_command_gets_its_reply_in_order() {
             ("DEL key count none", ":1\r\n"),
             ("COMMAND DOCS", "*0\r\n"),
             ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
-            ("GET", "-ERR wrong number of arguments\r\n"),
-            ("a\nb", "-ERR unknown command 'A\\nB'\r\n"),
+            ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+            ("a\nb c", "-ERR unknown command 'a b', with args beginning with: 'c' \r\n"),
             ("WAIT 0 1", ":0\r\n"),
+            ("WAIT 1 1", ":0\r\n"),
             ("QUIT", "+OK\r\n"),
             ("PING", ""),
         ];
@@ -94,8 +114,9 @@ fn each_command_gets_its_reply_in_order() {
 fn inline_commands_are_executed_like_others() {
     with_watchdog(LIMIT, || {
         let redis = start("127.0.0.1:0");
-        let commands = b"SET key  value\r\n\r\nGET key\n*1\r\n$4\r\nPING\r\n";
-        assert_eq!(outcome_of(&redis, commands), "+OK\r\n$5\r\nvalue\r\n+PONG\r\n");
+        let commands = b"SET key  value\r\n\r\nGET key\nECHO \"a\\x41\\n\" \r\n*1\r\n$4\r\nPING\r\n";
+        let replies = "+OK\r\n$5\r\nvalue\r\n$3\r\naA\n\r\n+PONG\r\n";
+        assert_eq!(outcome_of(&redis, commands), replies);
     });
 }
 
@@ -105,10 +126,13 @@ fn a_malformed_command_gets_an_error_and_the_end() {
         let redis = start("127.0.0.1:0");
         for (command, error) in [
             ("*x\r\n", "invalid multibulk length"),
-            ("*1025\r\n", "invalid multibulk length"),
-            ("*1\r\n+PING\r\n", "expected '$'"),
+            ("*1048577\r\n", "invalid multibulk length"),
+            ("*1\r\n+PING\r\n", "expected '$', got '+'"),
+            ("*1\r\n\r\n", "expected '$', got ' '"),
+            ("ECHO \"a\r\n", "unbalanced quotes in request"),
             ("*1\r\n$-1\r\n", "invalid bulk length"),
-            ("*1\r\n$9000000\r\n", "invalid bulk length"),
+            ("*1\r\n$536870913\r\n", "invalid bulk length"),
+            ("*1\r\n$300000000\r\n", "the command is longer than the limit of memory"),
             ("*1\r\n$99999999999999999999\r\n", "invalid bulk length"),
             ("*1\r\n$1\r\nPING\r\n", "a bulk string is longer than its length"),
         ] {
@@ -128,7 +152,7 @@ fn a_malformed_command_gets_an_error_and_the_end() {
 fn large_values_are_stored_and_the_peer_that_does_not_read_waits() {
     with_watchdog(LIMIT, || {
         let redis = start("127.0.0.1:0");
-        let value = net::pattern(MAX_COMMAND - 100);
+        let value = net::pattern(8_000_000);
         let mut client = net::connect(redis.address);
         client.write_all(&encode(&[b"SET", &b"key"[..], &value])).unwrap();
         assert_eq!(net::read_exact(&mut client, 5), b"+OK\r\n");
@@ -151,8 +175,9 @@ fn keys_expire_without_being_accessed() {
             .unwrap();
         assert_eq!(net::read_exact(&mut client, 15), b"+OK\r\n+OK\r\n+OK\r\n");
         net::until(|| {
-            client.write_all(&pipeline(&["EXISTS key"])).unwrap();
-            net::read_exact(&mut client, 4) == b":0\r\n"
+            // It counts keys without accessing them.
+            client.write_all(&pipeline(&["DBSIZE"])).unwrap();
+            net::read_exact(&mut client, 4) == b":1\r\n"
         });
         assert_eq!(outcome_of(&redis, &pipeline(&["GET key", "GET other"])), "$-1\r\n$5\r\nvalue\r\n");
     });
@@ -204,7 +229,7 @@ fn a_command_line_gets_its_reply_or_its_error() {
             ("GET none", "nil\n", true),
             ("DEL key none", "1\n", true),
             ("CONFIG GET save", "2 values:\n\"save\"\n\"\"\n", true),
-            ("GET", "error: ERR wrong number of arguments\n", false),
+            ("GET", "error: ERR wrong number of arguments for \\'get\\' command\n", false),
             ("--repeat 3 --every 1 INCR count", "1\n2\n3\n", true),
         ] {
             let arguments: Vec<&str> = command.split(' ').collect();
@@ -341,21 +366,75 @@ fn decodes_each_part_once<D: Decoder>(mut decoder: D, input: &[u8], parts: &[usi
 #[test]
 fn complete_parts_of_a_frame_are_not_decoded_again() {
     // After the first line, and after each argument or value.
-    decodes_each_part_once(Commands::default(), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n", &[4, 13, 20]);
+    decodes_each_part_once(decoder(), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n", &[4, 13, 20]);
+    // The next frame is decoded from its beginning.
+    let mut decoder = Commands::new(1000);
+    let input = b"*1\r\n$4\r\nPING\r\n*1\r\n";
+    (1..14).for_each(|end| assert!(decoder.decode(&input[..end]).is_ok_and(|frame| frame.is_none())));
+    assert_eq!(decoder.decode(input).unwrap().expect("a frame").1, 14);
+    assert_eq!(decoder.decode(b"A\n").unwrap().expect("a frame").1, 2);
     decodes_each_part_once(Replies::default(), b"*2\r\n*1\r\n+OK\r\n$2\r\nhi\r\n", &[4, 8, 13]);
+}
+
+/// A decoder with a limit that no test reaches.
+fn decoder() -> Commands {
+    Commands::new(1 << 30)
+}
+
+/// The arguments of the only command in `input`.
+fn decoded(input: &[u8]) -> Result<Vec<String>, ProtocolError> {
+    let (arguments, taken) = decoder().decode(input)?.expect("a frame");
+    assert_eq!(taken, input.len());
+    let text = |argument: &&[u8]| String::from_utf8_lossy(argument).into_owned();
+    Ok(arguments.with(|arguments| arguments.iter().map(text).collect()))
+}
+
+#[test]
+fn commands_are_decoded_whatever_their_number_of_arguments() {
+    for count in [0, 1, 5, 6, 7, 1000] {
+        let words: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        assert_eq!(decoded(&encode(&words)), Ok(words.clone()));
+        assert_eq!(decoded(format!("{}\r\n", words.join(" ")).as_bytes()), Ok(words));
+    }
+    let lengths: Vec<String> = [0, 9, 10, 99, 100, 1000].map(|length| "x".repeat(length)).to_vec();
+    assert_eq!(decoded(&encode(&lengths)), Ok(lengths));
+    assert_eq!(decoded(b"*-1\r\n"), Ok(vec![]));
+    let (arguments, _) = decoder().decode(b"PING\r\n").unwrap().expect("a frame");
+    assert!(matches!(arguments, Arguments::Few(_, 1)));
+}
+
+#[test]
+fn words_of_an_inline_command_may_be_quoted() {
+    for (line, words) in [
+        (r#"a "b c" 'd e'"#, vec!["a", "b c", "d e"]),
+        (r#""\x41\x4g" "\"\\" '\'' '\n'"#, vec!["Ax4g", "\"\\", "'", "\\n"]),
+        (r#""\n\r\t\b\a\q" """#, vec!["\n\r\t\x08\x07q", ""]),
+        (r#"a"b c" d"#, vec!["ab c", "d"]),
+    ] {
+        assert_eq!(
+            decoded(format!("{line}\r\n").as_bytes()),
+            Ok(words.iter().map(|w| w.to_string()).collect())
+        );
+    }
+    for line in [r#"""#, r#"a 'b"#, r#""a"b"#, r#"'a'"b""#, r#""\"#] {
+        assert_eq!(decoded(format!("{line}\r\n").as_bytes()), Err(ProtocolError::Quotes), "{line}");
+    }
 }
 
 #[test]
 fn commands_that_are_too_long_are_refused_before_they_are_complete() {
-    let refuses = |input: &[u8]| Commands::default().decode(input).is_err();
-    assert!(refuses(b"*1025\r\n") && !refuses(b"*1024\r\n"));
-    let limit = MAX_COMMAND - b"*1\r\n$8388000\r\n".len();
+    let refuses = |input: &[u8]| Commands::new(1000).decode(input).is_err();
+    assert!(refuses(b"*1048577\r\n") && !refuses(b"*1048576\r\n"));
+    let limit = 1000 - b"*1\r\n$980\r\n\r\n".len();
     assert!(!refuses(format!("*1\r\n${limit}\r\n").as_bytes()));
     assert!(refuses(format!("*1\r\n${}\r\n", limit + 1).as_bytes()));
     // The limit applies to all arguments together.
-    let input = [format!("*2\r\n$8000000\r\n{}\r\n", "x".repeat(8_000_000)), "$400000\r\n".to_owned()];
+    let input = [format!("*2\r\n$900\r\n{}\r\n", "x".repeat(900)), "$90\r\n".to_owned()];
     assert!(refuses(input.concat().as_bytes()));
-    assert!(refuses(&[b'x'; 1024]) && !refuses(&[b'x'; 1023]));
+    let line = |length: usize| decoder().decode(&vec![b'x'; length]).map(|frame| frame.is_some());
+    assert_eq!((line(65_536), line(65_537)), (Ok(false), Err(ProtocolError::InlineLine)));
+    let bulk = |length: i64| decoder().decode(format!("*1\r\n${length}\r\n").as_bytes()).is_ok();
+    assert!(bulk(536_870_912) && !bulk(536_870_913) && !bulk(-1));
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Server {
         thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut server = Server { process, address: SocketAddr::from(([0; 4], 0)), lines };
         let first = server.line();
-        let address = first.strip_prefix("listening on ");
+        let address = first.split_once(" on ").map(|(_, address)| address);
         let address = address.unwrap_or_else(|| panic!("no address in `{first}`"));
         server.address = address.parse().expect("an address");
         server
