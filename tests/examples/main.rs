@@ -11,6 +11,7 @@ mod every_example;
 mod file_server;
 mod kvm_doorbell;
 mod memcached;
+mod offload;
 mod redis;
 mod terminal;
 mod udp_echo;
