@@ -110,12 +110,14 @@ class Relay:
             threading.Thread(target=self._forward, args=[server, client, True], daemon=True).start()
 
     def _forward(self, source, target, is_counted):
+        target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             while data := source.recv(65536):
                 if is_counted and not self.may_continue.is_set():
-                    target.sendall(data[: self.left])
-                    data = data[self.left :] if len(data) > self.left else b""
-                    self.left = max(self.left - 65536, 0) if not data else 0
+                    count = min(self.left, len(data))
+                    self.left -= count
+                    target.sendall(data[:count])
+                    data = data[count:]
                     if data:
                         self.may_continue.wait()
                 target.sendall(data)

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::protocol::{Code, Name, Reply};
 use crate::root::{Root, Version, stat_of_file};
-use crate::session::Session;
+use crate::session::{Awaited, Session};
 
 pub(crate) type Sum = [u8; 32];
 
@@ -145,15 +145,16 @@ impl Drop for Running {
         let waiters = self.checksums.state().running.remove(&self.version).unwrap_or_default();
         let reply = self.result.encode();
         for Waiter { connection, slot } in waiters {
-            reply_later(&connection, slot, reply.clone());
+            reply_later(&connection, Awaited::Checksum, slot, reply.clone());
         }
     }
 }
 
 /// Fills a slot, and reports it to the session. Errors mean that the connection has closed.
-pub(crate) fn reply_later(connection: &ConnectionHandle, slot: ReplySlot, reply: String) {
+pub(crate) fn reply_later(connection: &ConnectionHandle, awaited: Awaited, slot: ReplySlot, reply: String) {
+    let length = reply.len();
     let _ = slot.fill(reply);
-    let _ = connection.with(|session: &mut Session, conn| session.on_reply(conn));
+    let _ = connection.with(move |session: &mut Session, conn| session.on_reply(conn, awaited, length));
 }
 
 /// The checksum of a file from its position. `None` if `continues` returned false.

@@ -13,12 +13,13 @@
 //! connection, or when the command is repeated, the client continues at the end of what it holds.
 //! Since the checksum is that of the whole file, it also covers the bytes of earlier attempts. If
 //! it differs, because the file has changed, the client begins from the start. Files that exist are
-//! compared by their checksums, and not received again if they are equal.
+//! compared by their checksums, and not received again if they are equal. Files are not flushed to
+//! the disk: after a crash of the system the same command finds and repairs what is incomplete.
 //!
 //! No name leads out of the root of the server or out of the destination of the client: the kernel
 //! resolves all paths below these directories, and follows no symbolic link. Symbolic links,
-//! devices, pipes and sockets are not transferred; the client reports them. Of the permissions, only
-//! that to execute is transferred. Hidden files, whose names begin with a dot, are served with
+//! devices, pipes and sockets are not transferred; the client reports them. Of the permissions,
+//! only that to execute is transferred. Hidden files, whose names begin with a dot, are served with
 //! `--hidden`. sendfile(2) reads a file that is not in the page cache from the disk while the loop
 //! waits, so slow disks belong to a process of their own.
 

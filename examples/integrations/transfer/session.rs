@@ -51,11 +51,15 @@ impl Session {
         Session { service, awaited: 0, accepted: 0, checked: None }
     }
 
-    /// Another thread has given a reply.
-    pub(crate) fn on_reply(&mut self, conn: &TcpConnection) {
+    /// Another thread has given a reply of this length.
+    pub(crate) fn on_reply(&mut self, conn: &TcpConnection, awaited: Awaited, length: usize) {
         self.awaited -= 1;
-        // Paused while a directory is listed.
-        conn.resume_reading();
+        self.accepted += length as u64;
+        self.watch_output(conn);
+        // Paused by `list`.
+        if awaited == Awaited::Listing {
+            conn.resume_reading();
+        }
     }
 
     fn send(&mut self, conn: &TcpConnection, reply: &Reply) -> io::Result<()> {
@@ -111,6 +115,13 @@ impl Session {
         self.accepted.saturating_sub(conn.unsent() as u64)
     }
 
+    /// Limits the time that output may wait for the client.
+    fn watch_output(&mut self, conn: &TcpConnection) {
+        if conn.unsent() > 0 && self.checked.is_none() {
+            self.check_output_later(conn);
+        }
+    }
+
     fn check_output_later(&mut self, conn: &TcpConnection) {
         self.checked = Some(self.sent(conn));
         conn.set_deadline(OUTPUT_TIME);
@@ -135,13 +146,10 @@ impl FrameHandler<LineCodec> for Session {
         }
     }
 
-    /// Limits the time that output may wait for the client.
     fn on_batch_end(&mut self, conn: &TcpConnection) -> io::Result<()> {
         // A failure closes the connection.
         let _ = conn.flush();
-        if conn.unsent() > 0 && self.checked.is_none() {
-            self.check_output_later(conn);
-        }
+        self.watch_output(conn);
         Ok(())
     }
 
@@ -180,6 +188,13 @@ impl FrameHandler<LineCodec> for Session {
     }
 }
 
+/// What another thread computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    Listing,
+    Checksum,
+}
+
 /// The place of a listing. Its drop without a reply means that the job was refused.
 struct Waiting {
     connection: ConnectionHandle,
@@ -189,7 +204,7 @@ struct Waiting {
 impl Waiting {
     fn reply(mut self, reply: String) {
         if let Some(slot) = self.slot.take() {
-            reply_later(&self.connection, slot, reply);
+            reply_later(&self.connection, Awaited::Listing, slot, reply);
         }
     }
 }
@@ -197,7 +212,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            reply_later(&self.connection, slot, Code::Busy.reply().encode());
+            reply_later(&self.connection, Awaited::Listing, slot, Code::Busy.reply().encode());
         }
     }
 }
