@@ -154,6 +154,13 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "offload",
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
+        lifetime: Serves { ready: "try: ", visit: visit_offload },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
         name: "own_ring",
         arguments: &["/etc/passwd"],
         lifetime: Ends,
@@ -266,6 +273,12 @@ fn visit_socks(addresses: &[SocketAddr]) {
     let mut client = connect(addresses[0]);
     client.write_all(&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 1]).unwrap();
     assert_eq!(net::read_exact(&mut client, 12), [5, 0, 5, 5, 0, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+fn visit_offload(addresses: &[SocketAddr]) {
+    let mut client = connect(addresses[0]);
+    client.write_all(b"factor 12\n").unwrap();
+    assert_eq!(net::read_exact(&mut client, 17), b"factor 12: 2 2 3\n");
 }
 
 fn visit_file_server(addresses: &[SocketAddr]) {

@@ -12,6 +12,7 @@ mod every_example;
 mod file_server;
 mod kvm_doorbell;
 mod memcached;
+mod offload;
 mod redis;
 mod services;
 mod socks;

@@ -11,7 +11,8 @@ use crate::support::clock::{HOUR, MINUTE};
 use crate::support::net::{self, End};
 use crate::support::replies::{assert_silent, fill, quiet, quiet_on, reserve, send, with_first};
 use crate::support::{LIMIT, on_another_thread, with_watchdog};
-use reveille::net::{ConnectionState, ReplySlot, SendError};
+use reveille::codec::{Framed, LineCodec};
+use reveille::net::{ConnectionLimits, ConnectionState, ReplySlot, SendError};
 use reveille::{EventLoop, TcpConnection};
 
 #[test]
@@ -217,4 +218,36 @@ fn a_peer_that_resets_makes_fills_fail() {
         bench.settle();
         assert_eq!(slot.fill("x").unwrap_err().reason(), SendError::Closed);
     });
+}
+
+#[test]
+fn a_reset_with_requests_behind_the_maximum_of_slots_closes_the_connection() {
+    // The error is found by the poller, or by the write of a reply.
+    for fills in [false, true] {
+        with_watchdog(LIMIT, move || {
+            let slots = Rc::<RefCell<Vec<ReplySlot>>>::default();
+            let kept = Rc::clone(&slots);
+            let bench = Bench::new(
+                EventLoop::builder().propagate_panics(),
+                |builder| builder.limits(ConnectionLimits::new().max_open_replies(2)),
+                move |_| {
+                    let kept = Rc::clone(&kept);
+                    Framed::from_fn(LineCodec::new(10), move |conn, _| {
+                        kept.borrow_mut().push(conn.reserve_reply()?);
+                        io::Result::Ok(())
+                    })
+                },
+            );
+            let mut client = bench.connect();
+            bench.send(&mut client, "1\n2\n3\n4\n");
+            assert_eq!(slots.borrow().len(), 2);
+            net::reset(client);
+            if fills {
+                slots.take().into_iter().for_each(|slot| drop(slot.fill("reply")));
+            }
+            bench.until(|| !bench.handle(0).is_open());
+            bench.settle();
+            assert_eq!(bench.server.open_connections(), 0);
+        });
+    }
 }

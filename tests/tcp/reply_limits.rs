@@ -14,7 +14,7 @@ use crate::support::replies::{fill, quiet, reserve, send, with_first};
 use crate::support::{KIB, LIMIT, on_another_thread, with_watchdog};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
 use reveille::net::{ConnectionLimits, ReplySlot, SendError, TcpServerBuilder};
-use reveille::{EventLoop, TcpConnection};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection};
 
 /// Reserves a slot for each line, and keeps it in the shared list.
 struct Keeping {
@@ -269,5 +269,65 @@ fn replies_above_the_high_water_mark_do_not_stall_their_slots() {
         drop(client);
         assert_eq!(journal.end_of(0), End::Finished);
         assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// Reserves a slot for an `s`, and replies to any other byte with a block. Counts the calls of
+/// `on_high_water` and `on_low_water`.
+struct Holding {
+    slots: Rc<RefCell<Vec<ReplySlot>>>,
+    marks: Rc<RefCell<[usize; 2]>>,
+}
+
+const BLOCK: usize = 6 * KIB;
+
+impl ConnectionHandler for Holding {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        for byte in input.take_all() {
+            match byte {
+                b's' => self.slots.borrow_mut().push(conn.reserve_reply()?),
+                _ => conn.send(vec![*byte; BLOCK])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_high_water(&mut self, _: &TcpConnection<'_>, _: usize) -> io::Result<()> {
+        self.marks.borrow_mut()[0] += 1;
+        Ok(())
+    }
+
+    fn on_low_water(&mut self, _: &TcpConnection<'_>) -> io::Result<()> {
+        self.marks.borrow_mut()[1] += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn reading_resumes_when_a_filled_slot_releases_output_above_the_high_water_mark() {
+    with_watchdog(LIMIT, || {
+        let (slots, marks) = (Rc::default(), Rc::default());
+        let (kept, counted) = (Rc::clone(&slots), Rc::clone(&marks));
+        let bench = Bench::new(
+            EventLoop::builder().propagate_panics(),
+            |builder| builder.limits(ConnectionLimits::new().water_marks(2 * BLOCK, BLOCK)),
+            move |_| Holding { slots: Rc::clone(&kept), marks: Rc::clone(&counted) },
+        );
+        let mut client = bench.connect();
+        for round in 1..=3 {
+            bench.send(&mut client, "sabc");
+            assert_eq!(bench.handle(0).unsent(), 3 * BLOCK);
+            assert_eq!(*marks.borrow(), [round, round - 1]);
+            // Not read, because the replies before it are above the mark.
+            client.write_all(b"d").unwrap();
+            bench.settle();
+            assert_eq!(bench.handle(0).unsent(), 3 * BLOCK);
+            slots.borrow_mut().drain(..).for_each(|slot| fill(slot, "s"));
+            let expected =
+                [&b"s"[..], &[b'a'; BLOCK], &[b'b'; BLOCK], &[b'c'; BLOCK], &[b'd'; BLOCK]].concat();
+            assert!(bench.read_exact(&mut client, expected.len()) == expected);
+            bench.settle();
+            assert_eq!((*marks.borrow(), bench.handle(0).unsent()), ([round, round], 0));
+        }
     });
 }

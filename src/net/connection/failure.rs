@@ -55,7 +55,10 @@ impl ConnectionCore {
         if is_waiting {
             self.unblock_reading(ReadBlocks::USER);
         }
-        let was_throttled = self.unblock_reading(ReadBlocks::HIGH_WATER) && !self.peer_finished.get();
+        // The reserved places are dropped with the queue.
+        let [awaited_low_mark, awaited_slot] =
+            [ReadBlocks::HIGH_WATER, ReadBlocks::REPLIES].map(|reason| self.unblock_reading(reason));
+        let was_throttled = (awaited_low_mark || awaited_slot) && !self.peer_finished.get();
         if is_waiting || was_throttled {
             // Covers the input that a handler in its callback is about to leave, and the input that
             // it left before.

@@ -9,6 +9,7 @@ use std::fmt;
 use super::handle::ConnectionHandle;
 use super::mailbox::Request;
 use super::read::ReadBlocks;
+use super::write::HighWater;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::{CloseReason, SendError};
@@ -157,8 +158,13 @@ impl ConnectionCore {
             return;
         }
         let open = queue.places();
+        // If the output has passed the high-water mark, `flush` sends it, because only `flush`
+        // resumes reading and calls `on_low_water`.
+        let awaits_low_water =
+            self.is_blocked_by(ReadBlocks::HIGH_WATER) || self.high_water.get() != HighWater::Below;
+        let must_flush = queue.is_sendable() && awaits_low_water;
         drop(unsent);
-        if may_write {
+        if may_write && !must_flush {
             if let Err(error) = self.write_queue(event_loop) {
                 return self.fail_output(event_loop, error);
             }
