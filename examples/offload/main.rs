@@ -41,7 +41,7 @@ use reveille::task::Workers;
 use reveille::{EventLoop, TcpServer};
 
 use fair_queue::Limits;
-use options::Options;
+use options::{Failure, Options};
 use schedule::Schedule;
 use session::Session;
 
@@ -75,16 +75,13 @@ const MAX_CONNECTIONS: usize = 10_000;
 const MAX_PER_ADDRESS: usize = 2_000;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("offload", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--listen", "--threads", "--workers", "--share", "--pending", "--queue", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     workers: NonZeroUsize,
     share: NonZeroUsize,
     pending: NonZeroUsize,
@@ -93,22 +90,20 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--listen", "--threads", "--workers", "--share", "--pending", "--queue", "--grace"];
-        let mut options = Options::parse("offload", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let workers = options.get("--workers", processors, "a number of threads from 1")?;
         let share = NonZeroUsize::new(workers.get() - 1).unwrap_or(NonZeroUsize::MIN);
         let default_pending = NonZeroUsize::new(16).expect("more than 0");
         Ok(Arguments {
-            listen: serving::listen(&options, 2012)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            listen: serving::listen(options, 2012)?,
+            threads: serving::threads(options)?,
             workers,
             share: options.get("--share", share, "a number of workers from 1")?,
             pending: options.get("--pending", default_pending, "a number of requests from 1")?,
             queue: options.get("--queue", 1024, "a number of requests")?,
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -122,7 +117,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let schedule = Schedule::new(workers, limits);
     let serving = Arc::clone(&schedule);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
         .limits(

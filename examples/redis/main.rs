@@ -37,7 +37,7 @@ use reveille::codec::Framed;
 use reveille::net::{ConnectionLimits, KeepAlive, SocketOptions};
 use reveille::{EventLoop, TcpServer};
 
-use options::Options;
+use options::{Failure, Options};
 use protocol::{Commands, LONGEST_ARGUMENT};
 use session::{HIGH_WATER, Session, Shared};
 
@@ -65,11 +65,8 @@ const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
 const EXPIRY_BUDGET: usize = 20_000;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("redis", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--listen", "--max-memory", "--timeout", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
@@ -81,9 +78,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--listen", "--max-memory", "--timeout", "--grace"];
-        let mut options = Options::parse("redis", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         let default = const { NonZeroUsize::new(256).unwrap() };
         let mib: NonZeroUsize = options.get("--max-memory", default, "a number of MiB from 1")?;
@@ -91,10 +86,10 @@ impl Arguments {
         let max_memory = mib.get().checked_mul(4 * MIB).map(|bytes| bytes / 4);
         let timeout = options.get("--timeout", 0, "a number of seconds")?;
         Ok(Arguments {
-            listen: serving::listen(&options, 6380)?,
+            listen: serving::listen(options, 6380)?,
             max_memory: max_memory.ok_or_else(|| options.wrong(format!("`{mib}` is too much memory")))?,
             timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }

@@ -26,7 +26,6 @@ mod udp;
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,7 +34,7 @@ use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer, UdpSocket};
 
 use guard::Guard;
-use options::Options;
+use options::{Failure, Options};
 use service::Service;
 use totals::Totals;
 
@@ -51,11 +50,8 @@ const USAGE: &str = "usage: services [--listen ADDRESS:PORT] [--report SECONDS] 
 const MAX_PORT: u16 = u16::MAX - 37;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("services", run(&arguments)),
-        Err(status) => status,
-    }
+    let names = ["--listen", "--report", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
 struct Arguments {
@@ -65,8 +61,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let mut options = Options::parse("services", USAGE, &["--listen", "--report", "--grace"])?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         let default = SocketAddr::from(([127, 0, 0, 1], 2000));
         let listen: SocketAddr =
@@ -74,13 +69,9 @@ impl Arguments {
         if listen.port() > MAX_PORT {
             return Err(options.wrong(format!("the port `{}` is more than {MAX_PORT}", listen.port())));
         }
-        let report = options.get("--report", NonZeroU32::MIN, "a number of seconds from 1")?;
+        let report = options.seconds("--report", 1)?;
         let grace = options.get("--grace", 3, "a number of seconds")?;
-        Ok(Arguments {
-            listen,
-            report: Duration::from_secs(report.get().into()),
-            grace: Duration::from_secs(grace),
-        })
+        Ok(Arguments { listen, report, grace: Duration::from_secs(grace) })
     }
 }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, time};
 
-use options::Options;
+use options::{Failure, Options};
 use service::Service;
 
 const USAGE: &str = "usage: services_client [OPTION VALUE]... [--udp] [NAME]
@@ -46,11 +46,8 @@ const USAGE: &str = "usage: services_client [OPTION VALUE]... [--udp] [NAME]
 The exit status is 1 if the service fails or sends a wrong byte.";
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("services_client", run(arguments)),
-        Err(status) => status,
-    }
+    let names = ["--connect", "--bytes", "--timeout"];
+    options::main(USAGE, &names, &["--udp"], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
 struct Arguments {
@@ -83,12 +80,11 @@ impl FromStr for Target {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--connect", "--bytes", "--timeout"];
-        let mut options = Options::parse_with_flags("services_client", USAGE, &names, &["--udp"])?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         let service = match options.rest(1)?.pop() {
             None => Service::Echo,
             Some(name) => {
+                let name = name.to_string_lossy();
                 name.parse().map_err(|()| options.wrong(format!("`{name}` is not one of the services")))?
             }
         };

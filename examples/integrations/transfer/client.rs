@@ -1,9 +1,10 @@
 //! `transfer get`: an async function on the loop, and a thread for files.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,22 +14,22 @@ use reveille::{EventLoop, task};
 
 use crate::disk::Disk;
 use crate::download::{Download, Settings};
-use crate::options::Options;
+use crate::options::{Failure, Options};
 use crate::protocol::Name;
 
 pub(crate) struct Arguments {
     target: String,
     name: Name,
     destination: PathBuf,
-    ca: Option<String>,
+    ca: Option<PathBuf>,
     patience: Duration,
 }
 
 impl Arguments {
-    pub(crate) fn parse(options: &Options, rest: Vec<String>) -> Result<Arguments, ExitCode> {
-        let [target, name, destination] = <[String; 3]>::try_from(rest).map_err(|_| {
-            options.wrong("`get` has three arguments: ADDRESS:PORT, NAME and DESTINATION".to_owned())
-        })?;
+    pub(crate) fn parse(options: &Options, rest: Vec<OsString>) -> Result<Arguments, Failure> {
+        let [target, name, destination] = <[OsString; 3]>::try_from(rest)
+            .map_err(|_| options.wrong("`get` has three arguments: ADDRESS:PORT, NAME and DESTINATION"))?;
+        let target = target.to_string_lossy().into_owned();
         let is_target = target
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
@@ -36,14 +37,15 @@ impl Arguments {
             return Err(options.wrong(format!("`{target}` is not an address with a port")));
         }
         let Ok(parsed) = Name::new(name.as_bytes()) else {
-            let message = format!("`{name}` is not a path below the root of the server, or `.`");
+            let message =
+                format!("`{}` is not a path below the root of the server, or `.`", name.to_string_lossy());
             return Err(options.wrong(message));
         };
         Ok(Arguments {
             target,
             name: parsed,
             destination: destination.into(),
-            ca: options.text("--ca"),
+            ca: options.path("--ca"),
             patience: Duration::from_secs(options.get("--patience", 60, "a number of seconds")?),
         })
     }

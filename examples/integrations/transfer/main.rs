@@ -42,7 +42,7 @@ mod walk;
 
 use std::process::ExitCode;
 
-use options::Options;
+use options::{Failure, Options};
 
 const USAGE: &str = "usage: transfer [OPTION VALUE]... serve ROOT
        transfer [OPTION VALUE]... get ADDRESS:PORT NAME DESTINATION
@@ -65,37 +65,34 @@ options of get:
 const NAMES: [&str; 6] = ["--listen", "--threads", "--tls", "--grace", "--ca", "--patience"];
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    // The program selects the cryptography of TLS.
-    rustls::crypto::ring::default_provider().install_default().expect("the first provider");
-    match run() {
-        Ok(status) | Err(status) => status,
-    }
+    options::main(USAGE, &NAMES, &["--hidden"], run)
 }
 
-/// Errors are statuses, after wrong arguments.
-fn run() -> Result<ExitCode, ExitCode> {
-    let mut options = Options::parse_with_flags("transfer", USAGE, &NAMES, &["--hidden"])?;
+fn run(options: &mut Options) -> Result<(), Failure> {
     let mut rest = options.rest(4)?;
     if rest.is_empty() {
-        return Err(options.wrong("`serve` or `get` is missing".to_owned()));
+        return Err(options.wrong("`serve` or `get` is missing"));
     }
+    // The program selects the cryptography of TLS.
+    rustls::crypto::ring::default_provider().install_default().expect("the first provider");
     let command = rest.remove(0);
-    let result = match &*command {
-        "serve" => {
-            reject(&options, &command, &["--ca", "--patience"])?;
-            server::run(&server::Arguments::parse(&options, rest)?)
+    match command.to_str() {
+        Some("serve") => {
+            reject(options, "serve", &["--ca", "--patience"])?;
+            Ok(server::run(&server::Arguments::parse(options, rest)?)?)
         }
-        "get" => {
-            reject(&options, &command, &["--listen", "--threads", "--tls", "--grace", "--hidden"])?;
-            client::run(client::Arguments::parse(&options, rest)?)
+        Some("get") => {
+            reject(options, "get", &["--listen", "--threads", "--tls", "--grace", "--hidden"])?;
+            Ok(client::run(client::Arguments::parse(options, rest)?)?)
         }
-        _ => return Err(options.wrong(format!("`{command}` is neither `serve` nor `get`"))),
-    };
-    Ok(options::status_of("transfer", result))
+        _ => {
+            let message = format!("`{}` is neither `serve` nor `get`", command.to_string_lossy());
+            Err(options.wrong(message))
+        }
+    }
 }
 
-fn reject(options: &Options, command: &str, others: &[&str]) -> Result<(), ExitCode> {
+fn reject(options: &Options, command: &str, others: &[&str]) -> Result<(), Failure> {
     match others.iter().find(|option| options.has(option)) {
         Some(option) => Err(options.wrong(format!("{option} is no option of `{command}`"))),
         None => Ok(()),

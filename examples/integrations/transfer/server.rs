@@ -1,10 +1,9 @@
 //! `transfer serve`: sends files by sendfile(2), each at the pace of its client.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
 
 use crate::checksums::Checksums;
-use crate::options::Options;
+use crate::options::{Failure, Options};
 use crate::protocol::LONGEST_LINE;
 use crate::root::Root;
 use crate::serving;
@@ -46,20 +45,20 @@ pub(crate) struct Arguments {
     root: PathBuf,
     serves_hidden: bool,
     listen: SocketAddr,
-    threads: NonZeroUsize,
-    tls: Option<(String, String)>,
+    threads: usize,
+    tls: Option<(PathBuf, PathBuf)>,
     grace: Duration,
 }
 
 impl Arguments {
-    pub(crate) fn parse(options: &Options, rest: Vec<String>) -> Result<Arguments, ExitCode> {
-        let [root] = <[String; 1]>::try_from(rest)
-            .map_err(|_| options.wrong("`serve` has one argument, a directory".to_owned()))?;
+    pub(crate) fn parse(options: &Options, rest: Vec<OsString>) -> Result<Arguments, Failure> {
+        let [root] = <[OsString; 1]>::try_from(rest)
+            .map_err(|_| options.wrong("`serve` has one argument, a directory"))?;
         Ok(Arguments {
             root: root.into(),
             serves_hidden: options.has("--hidden"),
             listen: serving::listen(options, 2013)?,
-            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            threads: serving::threads(options)?,
             tls: options.pair("--tls"),
             grace: serving::grace(options)?,
         })
@@ -84,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
     };
     let serving = Arc::clone(&service);
     let server = builder
-        .threads(arguments.threads.get())
+        .threads(arguments.threads)
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
         .limits(
@@ -99,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
             let session = Session::new(Arc::clone(&serving));
             Framed::new(LineCodec::new(LONGEST_LINE), session).frame_timeout(LINE_TIME)
         })?;
-    let ca = arguments.tls.as_ref().map_or(String::new(), |(cert, _)| format!("--ca {cert} "));
+    let ca = arguments.tls.as_ref().map_or(String::new(), |(cert, _)| format!("--ca {} ", cert.display()));
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
         format!("transfer {ca}get {} . DIRECTORY", SocketAddr::new(ip, port))
     })?;
