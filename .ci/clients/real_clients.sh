@@ -567,20 +567,6 @@ readers() {
   echo threads
 }
 
-# Guests on several loops, one of whom does not read.
-check_chat() {
-  local threads
-  for threads in 1 2; do
-    start chat --listen 127.0.0.1:0 --threads "$threads"
-    bounded 60 "$here/chat.py" "$HOST" "$PORT"
-    (printf '/nick netcat\n' && sleep 0.5) | bounded 10 nc -N "$HOST" "$PORT" | grep -q '^\* guest[0-9]* is now netcat$' ||
-      die "nc did not receive its line"
-    must_be_idle "$SERVER"
-    end_in_order "$SERVER"
-  done
-  rejects 2 chat --threads 0
-}
-
 # Requires exit status 0 after a signal, and no panic: `end_in_order PID`.
 end_in_order() {
   kill -TERM "$1" || die "the server ended before SIGTERM"
@@ -773,7 +759,7 @@ check_doorbell() {
 # --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
-  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo socket_activation terminal embedded eventfd
+  command_line signals stop_under_load two_servers redis redis_client simple udp_echo socket_activation terminal embedded eventfd
   doorbell kvm_doorbell uring_cat file_server own_ring tls)
 
 run_check() {

@@ -106,6 +106,14 @@ impl<'a> Reply<'a> {
         })
     }
 
+    /// The strings among the values of the reply.
+    pub(crate) fn strings(self) -> impl Iterator<Item = &'a [u8]> {
+        self.values().filter_map(|value| match value {
+            Value::Bulk(bytes) => Some(bytes),
+            _ => None,
+        })
+    }
+
     pub(crate) fn is_error(self) -> bool {
         self.0.starts_with(b"-")
     }

@@ -3,7 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod chat;
 mod doorbell;
 mod echo;
 mod eventfd;
