@@ -79,7 +79,9 @@ impl Backplane {
         let (numbering, renewing) = (Arc::clone(hub), Rc::clone(&shared));
         let timers = [
             event_loop.run_every(NUMBER_EVERY, move |_| {
-                numbering.outbox().into_iter().for_each(|outbox| outbox.publish(Content::Number));
+                if let Some(outbox) = numbering.outbox().filter(|outbox| outbox.is_connected()) {
+                    outbox.publish(Content::Number);
+                }
             }),
             event_loop.run_every(RENEW_EVERY, move |_| renewing.renew_names()),
         ];
@@ -103,7 +105,12 @@ impl Shared {
         self.hub.outbox().expect("checked when the backplane was created")
     }
 
+    /// Sends what waits. Without a subscription it stays in the outbox: the other processes are
+    /// likely to be without one too.
     fn take_orders(self: &Rc<Shared>) {
+        if !self.outbox().is_connected() {
+            return;
+        }
         for order in self.outbox().take() {
             match order {
                 Order::Publish(message) => self.request(&["PUBLISH", CHANNEL, &message], |_| ()),
@@ -180,6 +187,7 @@ impl Receiver {
         let Some(outbox) = hub.outbox() else { return };
         match event {
             Event::Subscribed => {
+                // Also signals the bell, for what has waited.
                 outbox.set_connected(true);
                 // The others reply with their numbers, which shows what was missed.
                 outbox.publish(Content::Hello);

@@ -61,8 +61,16 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this process has a subscription.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.is_connected.load(Relaxed)
+    }
+
     pub(crate) fn set_connected(&self, is_connected: bool) {
         self.is_connected.store(is_connected, Relaxed);
+        if is_connected {
+            self.ring();
+        }
     }
 
     /// Publishes a line with the next number, or another message with the last one.
@@ -79,7 +87,7 @@ impl Outbox {
     /// unique in this one only.
     pub(crate) fn claim(&self, name: &str, reply: ClaimReply) -> Option<ClaimReply> {
         let mut queue = self.queue();
-        if !self.is_connected.load(Relaxed) || queue.orders.len() >= MAX_WAITING {
+        if !self.is_connected() || queue.orders.len() >= MAX_WAITING {
             return Some(reply);
         }
         self.add(&mut queue, Order::Claim(name.to_owned(), reply));
@@ -97,9 +105,13 @@ impl Outbox {
         }
         queue.orders.push(order);
         if queue.orders.len() == 1 {
-            // Fails only if the descriptor is not an eventfd.
-            self.bell.signal().unwrap_or_else(|error| log::error!("the backplane: {error}"));
+            self.ring();
         }
+    }
+
+    fn ring(&self) {
+        // Fails only if the descriptor is not an eventfd.
+        self.bell.signal().unwrap_or_else(|error| log::error!("the backplane: {error}"));
     }
 
     pub(crate) fn take(&self) -> Vec<Order> {
