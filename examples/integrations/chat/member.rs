@@ -119,7 +119,9 @@ impl Member {
                     0 => String::new(),
                     others => format!(" and {others} others"),
                 };
-                self.tell(conn, &format!("* {number} here: {}{others}", names.join(", ")))?;
+                // The other processes have guests of their own.
+                let place = if self.hub.outbox().is_some() { "here on this server" } else { "here" };
+                self.tell(conn, &format!("* {number} {place}: {}{others}", names.join(", ")))?;
             }
             Command::Help => self.tell(conn, &format!("* {HELP}"))?,
             Command::Unknown => self.tell(conn, &format!("* unknown command; {HELP}"))?,

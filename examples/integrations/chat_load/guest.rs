@@ -9,9 +9,6 @@ use reveille::net::CloseReason;
 
 use crate::load::Load;
 
-/// The room of the load.
-pub(crate) const ROOM: &str = "load";
-
 /// What precedes the fields of a line.
 const MARK: &str = ": @";
 
@@ -53,7 +50,7 @@ impl Guest {
 
 impl FrameHandler<LineCodec> for Guest {
     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        conn.send(format!("/join {ROOM}\n"))?;
+        conn.send(format!("/join {}\n", self.load.room))?;
         Ok(())
     }
 
@@ -63,7 +60,9 @@ impl FrameHandler<LineCodec> for Guest {
             if let Some([sender, number, sent_at]) = parse(fields) {
                 self.on_line(sender as usize, number, sent_at);
             }
-        } else if !self.is_in_room && line.starts_with("* you are ") && line.ends_with(&format!(" in {ROOM}"))
+        } else if !self.is_in_room
+            && line.starts_with("* you are ")
+            && line.ends_with(&format!(" in {}", self.load.room))
         {
             self.is_in_room = true;
             if self.role == Role::Silent {

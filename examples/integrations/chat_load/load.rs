@@ -33,6 +33,8 @@ const LONGEST_LINE: usize = 2000;
 const LONGEST_LATENCY: u64 = 3_600_000_000;
 
 pub(crate) struct Load {
+    /// A room without a history, which would be taken for lines of this load.
+    pub(crate) room: String,
     pub(crate) senders: usize,
     start: Instant,
     clients: RefCell<Vec<TcpClient>>,
@@ -64,6 +66,7 @@ pub(crate) fn run(arguments: Arguments) -> io::Result<bool> {
     bar.set_style(style);
     let latencies = Histogram::new_with_max(LONGEST_LATENCY, 3).map_err(io::Error::other)?;
     let load = Rc::new(Load {
+        room: format!("load-{}", std::process::id()),
         senders: arguments.senders,
         start: Instant::now(),
         clients: RefCell::default(),
