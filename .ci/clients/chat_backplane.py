@@ -197,6 +197,19 @@ def expect_counted(there, texts, before):
 Said.expect_counted = expect_counted
 
 
+def stalled(redis, here, there):
+    """A Redis server that does not reply is found by the time limits."""
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        here.sock.settimeout(PATIENCE)
+        here.expect(LOST)
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    here.expect(AGAIN)
+    wait_for_subscriptions(redis, 2)
+    are_connected(here, there)
+
+
 def killed(one, proxy, there):
     """A process that is killed does not disturb the other, and HAProxy no longer selects it."""
     one.process.kill()
@@ -234,6 +247,7 @@ def check_all(program):
                 for _ in range(3):
                     arrived = restart(redis, here, there)
                     print(f"    restart of Redis: {arrived} of 20 lines arrived, the others are reported as missed", flush=True)
+                stalled(redis, here, there)
                 killed(one, proxy, there)
                 there.close()
                 print(f"    {other.stop().strip()}", flush=True)

@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
+import tempfile
 
 import websockets
 from chat_servers import RUNNER, Chat, LineGuest, MessageGuest, free_port, own_address
@@ -192,6 +194,29 @@ def netcat(chat):
     guest.close()
 
 
+def tls(program):
+    """The page and WebSocket with TLS; SIGHUP loads the certificate again."""
+    with tempfile.TemporaryDirectory() as directory:
+        cert, key = (os.path.join(directory, name) for name in ("cert.pem", "key.pem"))
+        create = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        create += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert]
+        subprocess.run(create, check=True, capture_output=True, timeout=DEADLINE)
+        with Chat(program, "--tls", cert, key) as chat:
+            url = f"localhost:{chat.http_port}"
+            page = subprocess.run(["curl", "-sf", "--cacert", cert, f"https://{url}/"], capture_output=True, timeout=DEADLINE, check=False)
+            if b"<title>chat</title>" not in page.stdout:
+                raise CheckFailed(f"curl did not get the page with TLS: {page.returncode}")
+            context = ssl.create_default_context(cafile=cert)
+            with MessageGuest(f"wss://{url}/chat", ssl=context, origin=f"https://{url}") as ann, chat.guest().enter("ben") as ben:
+                ben.say("hello")
+                ann.expect("ben: hello")
+                ann.say("hello with TLS")
+                ben.expect("guest1: hello with TLS")
+                os.kill(chat.pid, signal.SIGHUP)
+                check_equal(chat.process.stdout.readline(), b"the certificate is loaded again\n", "the output after SIGHUP")
+            chat.stop()
+
+
 def signals(program):
     for number in (signal.SIGTERM, signal.SIGINT):
         with Chat(program, "--grace", "3600") as chat:
@@ -273,5 +298,6 @@ def check_all(program):
             if not wait_until(lambda: open_descriptors(chat.pid) <= before, DEADLINE):
                 raise CheckFailed(f"{open_descriptors(chat.pid)} descriptors after {before}")
             print(f"    {threads} loops: {chat.stop().strip()}", flush=True)
+    tls(program)
     signals(program)
     command_line(program)

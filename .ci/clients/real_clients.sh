@@ -636,6 +636,25 @@ check_redis_client() {
   # The status is 1 if a request was lost.
   ((STATUS <= 1)) && ! grep 'panicked at' "$printed.err" || die "the client ended with status $STATUS"
   echo "    $(grep -c '^[0-9]*$' "$printed") replies, $(grep -c '^failed' "$printed") requests lost"
+  # A subscription is renewed after a restart of the server.
+  "$examples/redis_client" --connect "127.0.0.1:$port" --retries 1000 SUBSCRIBE news >"$printed" 2>"$printed.err" </dev/null &
+  client=$!
+  background+=("$client")
+  await_line "$printed" subscribed 1
+  redis-cli -h 127.0.0.1 -p "$port" PUBLISH news first >/dev/null
+  await_line "$printed" '"first"' 1
+  kill -TERM "$SERVER"
+  await_exit "$SERVER" 10
+  forget "$SERVER"
+  await_line "$printed" 'the connection is lost; messages may be missed' 1
+  start_redis_server "$port"
+  await_line "$printed" subscribed 2
+  redis-cli -h 127.0.0.1 -p "$port" PUBLISH news second >/dev/null
+  await_line "$printed" '"second"' 1
+  kill -TERM "$client"
+  await_exit "$client" 10
+  background=()
+  ((STATUS == 0)) || die "the subscriber ended with status $STATUS"
   demonstration=$(bounded 10 "$examples/redis_client" --connect "127.0.0.1:$port") || die "the demonstration failed"
   [[ $demonstration == $'OK\n11\n12\n13\n"13"\n1' ]] || die "the demonstration: $demonstration"
   kill -TERM "$SERVER"

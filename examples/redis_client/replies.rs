@@ -107,6 +107,7 @@ impl<'a> Reply<'a> {
     }
 
     /// The strings among the values of the reply.
+    #[allow(dead_code, reason = "it is for subscriptions")]
     pub(crate) fn strings(self) -> impl Iterator<Item = &'a [u8]> {
         self.values().filter_map(|value| match value {
             Value::Bulk(bytes) => Some(bytes),

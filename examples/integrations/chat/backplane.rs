@@ -187,8 +187,7 @@ impl Receiver {
         let Some(outbox) = hub.outbox() else { return };
         match event {
             Event::Subscribed => {
-                // Also signals the bell, for what has waited.
-                outbox.set_connected(true);
+                outbox.connect();
                 // The others reply with their numbers, which shows what was missed.
                 outbox.publish(Content::Hello);
                 if std::mem::take(&mut self.was_lost) {
@@ -196,7 +195,7 @@ impl Receiver {
                 }
             }
             Event::Lost => {
-                outbox.set_connected(false);
+                outbox.disconnect().into_iter().for_each(|reply| reply(true));
                 self.was_lost = true;
                 self.hub.announce("* the connection with the other servers is lost");
             }

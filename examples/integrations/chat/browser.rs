@@ -36,7 +36,7 @@ enum State {
     Http,
     Chat(Box<Chat>),
     /// The guest has left, and the last frame will be sent.
-    Closing(Socket),
+    Closing(Box<Socket>),
     Ended,
 }
 
@@ -113,7 +113,7 @@ impl Browser {
         match mem::replace(&mut self.state, State::Ended) {
             State::Chat(chat) => {
                 chat.member.leave(conn, None);
-                self.state = State::Closing(chat.socket);
+                self.state = State::Closing(Box::new(chat.socket));
             }
             state => {
                 self.state = state;

@@ -25,7 +25,7 @@ const LAST_TIME: Duration = Duration::from_secs(5);
 pub(crate) struct LineGuest {
     hub: Arc<Hub>,
     counts: Rc<Counts>,
-    /// From the beginning to the end of the connection.
+    /// From the beginning of the connection until the guest leaves.
     member: Option<Member>,
 }
 
@@ -33,6 +33,14 @@ impl LineGuest {
     pub(crate) fn framed(hub: &Arc<Hub>, counts: &Rc<Counts>) -> Framed<LineCodec, LineGuest> {
         let guest = LineGuest { hub: Arc::clone(hub), counts: Rc::clone(counts), member: None };
         Framed::new(LineCodec::new(LONGEST_LINE), guest).frame_timeout(LINE_TIME)
+    }
+
+    /// Leaves before the client closes.
+    fn end(&mut self, conn: &TcpConnection) {
+        if let Some(member) = self.member.take() {
+            member.leave(conn, None);
+        }
+        conn.close_gracefully(LAST_TIME);
     }
 }
 
@@ -56,7 +64,7 @@ impl FrameHandler<LineCodec> for LineGuest {
                 conn.pause_reading();
                 conn.set_deadline(delay);
             }
-            Next::Quit => conn.close_gracefully(LAST_TIME),
+            Next::Quit => self.end(conn),
         }
         Ok(())
     }
@@ -69,7 +77,7 @@ impl FrameHandler<LineCodec> for LineGuest {
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
         conn.send(Format::Lines.encode(&format!("* {error}")))?;
-        conn.close_gracefully(LAST_TIME);
+        self.end(conn);
         Ok(())
     }
 

@@ -75,8 +75,9 @@ const MAX_UNREAD: usize = 256 << 10;
 /// read.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// For each of the two servers.
+/// For each of the two servers. One address, which may be that of a proxy, cannot take all.
 const MAX_CONNECTIONS: usize = 20_000;
+const MAX_PER_ADDRESS: usize = 15_000;
 
 /// A peer that has vanished is found in this time, also without a line to it.
 const VANISHED: Duration = Duration::from_secs(60);
@@ -156,8 +157,9 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let (shared, counted) = (Arc::clone(&hub), Arc::clone(&totals));
     let lines = TcpServer::bind(&event_loop, arguments.listen)?
         .socket_options(socket_options.clone())
-        .limits(limits.clone())
+        .limits(limits)
         .max_connections(MAX_CONNECTIONS)
+        .max_per_address(MAX_PER_ADDRESS)
         .pool(&pool)
         .serve_per_loop(
             move |_| Ok(Counts::new(&counted)),
@@ -172,6 +174,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .socket_options(socket_options)
         .limits(limits.idle_timeout(SILENCE))
         .max_connections(MAX_CONNECTIONS)
+        .max_per_address(MAX_PER_ADDRESS)
         .pool(&pool)
         .serve_per_loop(move |_| Ok(Counts::new(&counted)), move |counts, _| Browser::new(&shared, counts))?;
 

@@ -4,7 +4,6 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reveille::EventFd;
@@ -30,12 +29,12 @@ pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     /// Signalled when the queue is no longer empty.
     bell: EventFd,
-    is_connected: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     orders: Vec<Order>,
+    is_connected: bool,
     /// The number of the last line.
     number: u64,
 }
@@ -44,7 +43,7 @@ impl Outbox {
     pub(crate) fn new(bell: EventFd) -> Outbox {
         // The hasher has random keys.
         let origin = Origin(RandomState::new().build_hasher().finish());
-        Outbox { origin, queue: Mutex::default(), bell, is_connected: AtomicBool::new(false) }
+        Outbox { origin, queue: Mutex::default(), bell }
     }
 
     /// Makes the first names of guests different from those of other processes.
@@ -63,14 +62,28 @@ impl Outbox {
 
     /// Whether this process has a subscription.
     pub(crate) fn is_connected(&self) -> bool {
-        self.is_connected.load(Relaxed)
+        self.queue().is_connected
     }
 
-    pub(crate) fn set_connected(&self, is_connected: bool) {
-        self.is_connected.store(is_connected, Relaxed);
-        if is_connected {
-            self.ring();
-        }
+    /// The process has a subscription, so what waits can be published.
+    pub(crate) fn connect(&self) {
+        self.queue().is_connected = true;
+        self.ring();
+    }
+
+    /// The process has no subscription. Returns the claims that wait, for which there is no reply.
+    pub(crate) fn disconnect(&self) -> Vec<ClaimReply> {
+        let mut queue = self.queue();
+        queue.is_connected = false;
+        let (claims, others) = mem::take(&mut queue.orders)
+            .into_iter()
+            .partition::<Vec<_>, _>(|order| matches!(order, Order::Claim(..)));
+        queue.orders = others;
+        let reply = |order| match order {
+            Order::Claim(_, reply) => Some(reply),
+            _ => None,
+        };
+        claims.into_iter().filter_map(reply).collect()
     }
 
     /// Publishes a line with the next number, or another message with the last one.
@@ -87,7 +100,7 @@ impl Outbox {
     /// unique in this one only.
     pub(crate) fn claim(&self, name: &str, reply: ClaimReply) -> Option<ClaimReply> {
         let mut queue = self.queue();
-        if !self.is_connected() || queue.orders.len() >= MAX_WAITING {
+        if !queue.is_connected || queue.orders.len() >= MAX_WAITING {
             return Some(reply);
         }
         self.add(&mut queue, Order::Claim(name.to_owned(), reply));
@@ -172,8 +185,11 @@ mod tests {
     fn a_claim_without_a_connection_is_returned() {
         let outbox = Outbox::new(EventFd::new(0).unwrap());
         assert!(outbox.claim("ann", Box::new(|_| ())).is_some());
-        outbox.set_connected(true);
+        outbox.connect();
         assert!(outbox.claim("ann", Box::new(|_| ())).is_none());
-        assert_eq!(outbox.take().len(), 1);
+        outbox.publish(said());
+        assert_eq!(outbox.disconnect().len(), 1);
+        assert!(outbox.claim("ann", Box::new(|_| ())).is_some());
+        assert_eq!(numbers(outbox.take()), [1]);
     }
 }
