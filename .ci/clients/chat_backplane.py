@@ -32,6 +32,7 @@ class Said:
     def __init__(self, guest):
         self.guest = guest
         self.missed = 0
+        self.is_connected = True
 
     def __getattr__(self, name):
         return getattr(self.guest, name)
@@ -41,7 +42,13 @@ class Said:
         found = MISSED.fullmatch(line)
         if found:
             self.missed += int(found[1])
+        self.is_connected = line == AGAIN or (self.is_connected and line != LOST)
         return line
+
+    def wait_until_connected(self):
+        """Reads lines until the process is connected with the others."""
+        while not self.is_connected:
+            self.line()
 
     def expect_said(self, text):
         """Skips lines until someone says this. Returns the lines that were said before."""
@@ -172,7 +179,7 @@ def restart(redis, here, there):
     for text in texts[10:]:
         here.say(text)
         here.expect_said(text)
-    here.expect(AGAIN)
+    here.wait_until_connected()
     arrived = there.expect_counted(texts, before)
     here.say("/nick here")
     here.expect("* you are here in lobby")
@@ -182,10 +189,9 @@ def restart(redis, here, there):
 
 def expect_counted(there, texts, before):
     """Each of the texts arrives, in order, or is counted as missed. So is a notice: the name was changed."""
-    arrived, notices, is_connected = [], 0, False
-    while len(arrived) + notices + there.missed - before < len(texts) + 1 or not is_connected:
+    arrived, notices = [], 0
+    while len(arrived) + notices + there.missed - before < len(texts) + 1 or not there.is_connected:
         line = there.line()
-        is_connected = is_connected or line == AGAIN
         notices += line == "* here is now restarted"
         if ": during the restart" in line:
             arrived.append(line.partition(": ")[2])
