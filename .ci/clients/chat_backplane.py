@@ -181,6 +181,11 @@ def restart(redis, here, there):
         here.expect_said(text)
     here.wait_until_connected()
     arrived = there.expect_counted(texts, before)
+    # The name is known to all again.
+    if not wait_until(lambda: redis.command("GET", "reveille-chat:name:restarted") != "", DEADLINE):
+        raise CheckFailed("a name was not renewed")
+    there.say("/nick restarted")
+    there.expect("* the name restarted is taken")
     here.say("/nick here")
     here.expect("* you are here in lobby")
     are_connected(here, there)

@@ -71,7 +71,15 @@ impl Backplane {
             is_ending: Cell::default(),
         });
         let mut receiver = Receiver { hub: Arc::clone(hub), numbers: Numbers::default(), was_lost: false };
-        let on_event = move |_: &EventLoop, event: Event<'_>| receiver.on_event(event);
+        let renewing = Rc::clone(&shared);
+        let on_event = move |_: &EventLoop, event: Event<'_>| {
+            let is_new = matches!(event, Event::Subscribed);
+            receiver.on_event(event);
+            if is_new {
+                // A server that was restarted has no names.
+                renewing.renew_names();
+            }
+        };
         let subscription =
             Subscription::new(event_loop, target, CHANNEL, u32::MAX, TIMEOUT, on_event, |_, _| ())?;
         let taking = Rc::clone(&shared);

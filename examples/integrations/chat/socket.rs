@@ -194,7 +194,10 @@ mod tests {
             frame(OpCode::Data(Data::Text), half.as_bytes(), false),
             frame(OpCode::Data(Data::Continue), half.as_bytes(), true),
         ];
+        // The header of a frame is enough.
+        let header = long[..8].to_vec();
         for (input, code) in [
+            (header, CloseCode::Size),
             (long, CloseCode::Size),
             (long_in_parts.concat(), CloseCode::Size),
             // Without a mask.
