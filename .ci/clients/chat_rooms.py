@@ -43,6 +43,13 @@ def a_line_reaches_all_guests_of_the_room_only(chat):
         guests[other].expect("* g0 has left")
     for other in (2, 3):
         guests[other].expect("* g0 is in kitchen")
+    guests[4].say("only for the garden")
+    for other in (4, 5):
+        guests[other].expect("g4: only for the garden")
+    guests[2].say("only for the kitchen")
+    heard = guests[0].expect("g2: only for the kitchen")
+    if "g4: only for the garden" in heard or "* g0 has left" in heard:
+        raise CheckFailed("a guest who has left a room hears it")
     guests[1].close()
     guests[4].expect("* g1 has left")
     for guest in guests:
