@@ -1,11 +1,13 @@
 """Guests of the example chat who misbehave, and a thousand guests of whom some do not read."""
 
+import os
+import pty
 import re
 import socket
 import subprocess
 import time
 
-from chat_servers import PATIENCE, Chat
+from chat_servers import PATIENCE, Chat, free_port, own_address
 from peer import (
     DEADLINE, CheckFailed, allow_descriptors, close_with_reset, connect, must_be_idle, open_descriptors, resident_bytes,
     wait_until,
@@ -202,6 +204,39 @@ def thousand_guests(program, chat):
         raise CheckFailed(f"not exactly those who do not read were removed: {delivered}")
 
 
+def load_program(program, chat):
+    """The arguments of chat_load, a server that does not listen, and the progress bar on a terminal."""
+
+    def outcome(*arguments, **options):
+        return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False, **options)
+
+    if not outcome("--help").stdout.startswith("usage: chat_load"):
+        raise CheckFailed("no usage of chat_load")
+    for arguments in (["--size", "10"], ["--rate", "0"], ["--senders", "5", "--guests", "4"], ["--guests", "0"], ["extra"]):
+        wrong = outcome(*arguments)
+        if wrong.returncode != 2 or "usage: chat_load" not in wrong.stderr:
+            raise CheckFailed(f"chat_load {arguments}: status {wrong.returncode}: {wrong.stderr}")
+    host = own_address()
+    refused = outcome("--connect", f"{host}:{free_port(host)}")
+    if refused.returncode != 1 or not refused.stderr.startswith("chat_load: ") or refused.stderr.count("\n") != 1:
+        raise CheckFailed(f"chat_load without a server: status {refused.returncode}: {refused.stderr}")
+    terminal, other = pty.openpty()
+    command = [program, "--connect", f"{chat.host}:{chat.port}", "--guests", "2", "--silent", "0", "--senders", "1", "--seconds", "1"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=other) as process:
+        os.close(other)
+        shown = b""
+        try:
+            while chunk := os.read(terminal, 1 << 16):
+                shown += chunk
+        except OSError:
+            # The last writer has closed the terminal.
+            pass
+        os.close(terminal)
+        output = process.stdout.read()
+    if process.returncode != 0 or b"sending" not in shown or b"p99" not in output:
+        raise CheckFailed(f"chat_load on a terminal: status {process.returncode}: {shown} {output}")
+
+
 def has_ended(sock):
     """Sends another byte, unless the server has closed the connection."""
     try:
@@ -215,7 +250,7 @@ def has_ended(sock):
         return True
 
 
-def check_all(program, load_program, random):
+def check_all(program, load_path, random):
     allow_descriptors(2 * (GUESTS + SILENT))
     with Chat(program, "--threads", "2", "--max-unsent", "131072") as chat:
         descriptors, memory = open_descriptors(chat.pid), resident_bytes(chat.pid)
@@ -224,7 +259,8 @@ def check_all(program, load_program, random):
         stalled.sendall(b"GET / HTTP/1.1\r\n")
         for check in (garbage, killed_guests, one_byte_at_a_time, half_close, flood, silent_guests):
             check(chat, random)
-        thousand_guests(load_program, chat)
+        load_program(load_path, chat)
+        thousand_guests(load_path, chat)
         if not wait_until(lambda: has_ended(stalled), PATIENCE):
             raise CheckFailed("a client who never completes a request is still connected")
         stalled.close()

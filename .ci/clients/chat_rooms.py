@@ -156,6 +156,23 @@ def limits(chat):
     check_equal(guest.socket.close_code, 4001, "the code that is returned")
 
 
+def paced(chat):
+    """A guest who writes faster than permitted is read later: each line arrives, in order."""
+    with chat.guest() as listener:
+        listener.enter("listener", "races")
+        for guest in (chat.guest(), chat.message_guest()):
+            guest.say("/join races")
+            guest.expect(r"\* guest\S+ is in races", is_pattern=True)
+            lines = [f"{number} " + "x" * 850 for number in range(100)]
+            for line in lines:
+                guest.say(line)
+            guest.say("/quit")
+            heard = [line for line in listener.expect(r"\* guest\S+ has left", is_pattern=True) if not line.startswith("*")]
+            check_equal([line.partition(": ")[2] for line in heard], lines, "the lines of a fast guest")
+            guest.rest()
+            guest.close()
+
+
 def http(chat):
     """The page, and who may connect from it."""
     address = f"{chat.http_host}:{chat.http_port}"
@@ -299,7 +316,7 @@ def check_all(program):
             before = open_descriptors(chat.pid)
             checks = [a_line_reaches_all_guests_of_the_room_only, names_are_unique, history]
             if threads == 2:
-                checks += [commands, limits, http, netcat]
+                checks += [commands, limits, paced, http, netcat]
             for check in checks:
                 check(chat)
             if not wait_until(lambda: open_descriptors(chat.pid) <= before, DEADLINE):

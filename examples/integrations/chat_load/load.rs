@@ -48,6 +48,8 @@ pub(crate) struct Load {
     /// Guests whom the server has removed.
     pub(crate) removed: Cell<usize>,
     pub(crate) is_ending: Cell<bool>,
+    /// Why the load could not begin.
+    failure: RefCell<Option<io::Error>>,
     /// In microseconds.
     latencies: RefCell<Histogram<u64>>,
     bar: ProgressBar,
@@ -77,6 +79,7 @@ pub(crate) fn run(arguments: Arguments) -> io::Result<bool> {
         lost: Cell::default(),
         removed: Cell::default(),
         is_ending: Cell::default(),
+        failure: RefCell::default(),
         latencies: RefCell::new(latencies),
         bar,
         arguments,
@@ -91,7 +94,10 @@ pub(crate) fn run(arguments: Arguments) -> io::Result<bool> {
     event_loop.run()?;
     load.is_ending.set(true);
     load.bar.finish_and_clear();
-    let is_complete = load.report();
+    let is_complete = match load.failure.take() {
+        Some(error) => Err(error),
+        None => load.report(),
+    };
     load.clients.borrow_mut().clear();
     is_complete
 }
@@ -128,8 +134,7 @@ impl Load {
         let client = TcpClient::connect(event_loop, self.arguments.connect)
             .socket_options(options)
             .on_failure(move |event_loop, error| {
-                log::error!("{error}");
-                failing.lost.set(failing.lost.get() + 1);
+                failing.failure.replace(Some(io::Error::other(error)));
                 event_loop.quit();
             })
             .serve(move |_| {
@@ -144,7 +149,7 @@ impl Load {
         self.entered.set(self.entered.get() + 1);
         self.bar.inc(1);
         if let Err(error) = self.connect_next(event_loop) {
-            log::error!("{error}");
+            self.failure.replace(Some(error));
             event_loop.quit();
         }
         if self.entered.get() == self.all() {
