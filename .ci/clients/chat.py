@@ -1,73 +1,49 @@
-#!/usr/bin/env -S python3 -B
-"""Guests of the chat example: all of a room receive a line, others do not, and one that does not read is removed.
+#!/usr/bin/python3 -B
+"""Checks the example chat with nc, curl, the library websockets, Redis, HAProxy and Chromium, and with abuse.
 
-usage: chat.py HOST PORT [--guests N] [--seed N]
+usage: chat.py PROGRAM LOAD [--seed N] [--screenshots DIRECTORY]
+
+LOAD is the program chat_load. Needs python3-websockets, netcat-openbsd, curl, redis-server, redis-tools, haproxy and
+chromium. All servers listen on the loopback interface, and are ended by their process ids.
 """
 
-import peer
+import argparse
+import random
+import shutil
+import sys
 
-TEXT = "x" * 900
+import chat_abuse
+import chat_backplane
+import chat_page
+import chat_rooms
+from peer import CheckFailed
 
-
-class Guest:
-    def __init__(self, options, **buffers):
-        self.sock = peer.connect(options.host, options.port, **buffers)
-        self.input = self.sock.makefile("r", encoding="utf-8", newline="\n")
-
-    def enter(self, name, room):
-        self.say(f"/nick {name}")
-        self.say(f"/join {room}")
-        self.expect(f"* {name} is in {room}")
-
-    def say(self, line):
-        self.sock.sendall(f"{line}\n".encode())
-
-    def line(self):
-        line = self.input.readline()
-        if not line:
-            raise peer.CheckFailed("the connection of a guest has ended")
-        return line.rstrip("\n")
-
-    def expect(self, expected):
-        """Skips lines until this one."""
-        while self.line() != expected:
-            pass
+PROGRAMS = ["nc", "curl", "redis-server", "redis-cli", "haproxy", "chromium"]
 
 
-def check(options):
-    rooms = ["garden", "kitchen"]
-    guests = [Guest(options) for _ in range(options.guests)]
-    for number, guest in enumerate(guests):
-        guest.enter(f"g{number}", rooms[number % 2])
-    for number, guest in enumerate(guests):
-        guest.say(f"line {number}")
-    # Each guest receives all lines of its room, each once, and none of the other room.
-    for number, guest in enumerate(guests):
-        expected = {f"g{other}: line {other}" for other in range(number % 2, options.guests, 2)}
-        while expected:
-            line = guest.line()
-            if not line.startswith("*"):
-                if line not in expected:
-                    raise peer.CheckFailed(f"guest {number} received `{line}`")
-                expected.remove(line)
-    check_silent(options, guests[0])
-
-
-def check_silent(options, talker):
-    """A guest who does not read is removed, while another one talks and reads."""
-    silent = Guest(options, receive_buffer=4096)
-    silent.say("/nick silent")
-    silent.say("/join garden")
-    talker.expect("* silent is in garden")
-    for _ in range(100_000):
-        talker.say(TEXT)
-        line = talker.line()
-        while line != f"g0: {TEXT}":
-            if line == "* silent has left":
-                return
-            line = talker.line()
-    raise peer.CheckFailed("a guest who does not read was not removed")
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program")
+    parser.add_argument("load")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--screenshots", help="where the pictures of the page are kept")
+    options = parser.parse_args()
+    print(f"  seed {options.seed}", flush=True)
+    try:
+        for program in PROGRAMS:
+            if shutil.which(program) is None:
+                raise CheckFailed(f"{program} is not installed")
+        print("  rooms", flush=True)
+        chat_rooms.check_all(options.program)
+        print("  backplane", flush=True)
+        chat_backplane.check_all(options.program)
+        print("  page", flush=True)
+        chat_page.check_all(options.program, options.screenshots)
+        print("  abuse", flush=True)
+        chat_abuse.check_all(options.program, options.load, random.Random(options.seed))
+    except (CheckFailed, OSError) as failure:
+        sys.exit(f"chat.py: {type(failure).__name__}: {failure} (seed {options.seed})")
 
 
 if __name__ == "__main__":
-    peer.run(check, peer.arguments(__doc__, guests=50))
+    main()

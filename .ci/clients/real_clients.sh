@@ -535,20 +535,6 @@ readers() {
   echo threads
 }
 
-# Guests on several loops, one of whom does not read.
-check_chat() {
-  local threads
-  for threads in 1 2; do
-    start chat --listen 127.0.0.1:0 --threads "$threads"
-    bounded 60 "$here/chat.py" "$HOST" "$PORT"
-    (printf '/nick netcat\n' && sleep 0.5) | bounded 10 nc -N "$HOST" "$PORT" | grep -q '^\* guest[0-9]* is now netcat$' ||
-      die "nc did not receive its line"
-    must_be_idle "$SERVER"
-    end_in_order "$SERVER"
-  done
-  rejects 2 chat --threads 0
-}
-
 # Requires exit status 0 after a signal, and no panic: `end_in_order PID`.
 end_in_order() {
   kill -TERM "$1" || die "the server ended before SIGTERM"
@@ -618,6 +604,25 @@ check_redis_client() {
   # The status is 1 if a request was lost.
   ((STATUS <= 1)) && ! grep 'panicked at' "$printed.err" || die "the client ended with status $STATUS"
   echo "    $(grep -c '^[0-9]*$' "$printed") replies, $(grep -c '^failed' "$printed") requests lost"
+  # A subscription is renewed after a restart of the server.
+  "$examples/redis_client" --connect "127.0.0.1:$port" --retries 1000 SUBSCRIBE news >"$printed" 2>"$printed.err" </dev/null &
+  client=$!
+  background+=("$client")
+  await_line "$printed" subscribed 1
+  redis-cli -h 127.0.0.1 -p "$port" PUBLISH news first >/dev/null
+  await_line "$printed" '"first"' 1
+  kill -TERM "$SERVER"
+  await_exit "$SERVER" 10
+  forget "$SERVER"
+  await_line "$printed" 'the connection is lost; messages may be missed' 1
+  start_redis_server "$port"
+  await_line "$printed" subscribed 2
+  redis-cli -h 127.0.0.1 -p "$port" PUBLISH news second >/dev/null
+  await_line "$printed" '"second"' 1
+  kill -TERM "$client"
+  await_exit "$client" 10
+  background=()
+  ((STATUS == 0)) || die "the subscriber ended with status $STATUS"
   demonstration=$(bounded 10 "$examples/redis_client" --connect "127.0.0.1:$port") || die "the demonstration failed"
   [[ $demonstration == $'OK\n11\n12\n13\n"13"\n1' ]] || die "the demonstration: $demonstration"
   kill -TERM "$SERVER"
@@ -741,7 +746,7 @@ check_doorbell() {
 # --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
-  command_line signals stop_under_load two_servers chat redis redis_client udp_echo socket_activation terminal embedded eventfd
+  command_line signals stop_under_load two_servers redis redis_client udp_echo socket_activation terminal embedded eventfd
   doorbell kvm_doorbell uring_cat file_server own_ring tls)
 
 run_check() {

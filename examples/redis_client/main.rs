@@ -2,7 +2,7 @@
 //!
 //! Run it with `cargo run --release --example redis_client -- INCR visits`. It connects to a Redis
 //! server or to the example `redis`, by default on port 6380. Without a command it demonstrates
-//! pipelining.
+//! pipelining, and with `SUBSCRIBE CHANNEL` it prints messages.
 //!
 //! It shows a client that sends requests before the replies to earlier ones have arrived, and keeps
 //! their callbacks in the handler of its connection. Requests that are made while there is no
@@ -15,6 +15,8 @@ mod replies;
 #[path = "../shared/resp.rs"]
 mod resp;
 mod session;
+#[path = "redis_client/subscription.rs"]
+mod subscription;
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -31,6 +33,7 @@ use reveille::{EventLoop, LoopHandle};
 use options::{Failure, Options};
 use replies::Reply;
 use session::Redis;
+use subscription::{Event, Subscription};
 
 const USAGE: &str = "usage: redis_client [OPTION VALUE]... [COMMAND ARGUMENT...]
 
@@ -40,7 +43,8 @@ const USAGE: &str = "usage: redis_client [OPTION VALUE]... [COMMAND ARGUMENT...]
   --repeat   how often the command is sent; default: 1
   --every    the time in milliseconds between repetitions; default: 1000
 
-Without a command, several commands are sent as a demonstration.
+Without a command, several commands are sent as a demonstration. SUBSCRIBE has one channel, whose
+messages are printed until a signal; --repeat and --every do not apply.
 The exit status is 1 if a command has failed.";
 
 fn main() -> ExitCode {
@@ -99,12 +103,17 @@ fn run(arguments: Arguments) -> io::Result<bool> {
     let Arguments { target: Target(target), retries, timeout, repeat, every, command } = arguments;
     let event_loop = EventLoop::new()?;
     let outcome = Rc::new(Outcome { has_failed: Cell::new(false), event_loop: event_loop.handle() });
+    let timeout = Duration::from_millis(timeout);
+    if let [name, channel] = &*command {
+        if name.eq_ignore_ascii_case("SUBSCRIBE") {
+            return subscribe(&event_loop, &target, channel, retries, timeout, outcome);
+        }
+    }
     let failed = Rc::clone(&outcome);
-    let redis =
-        Redis::connect(&event_loop, &target, retries, Duration::from_millis(timeout), move |_, error| {
-            // The requests that wait are dropped next, so their callbacks get an error too.
-            failed.fail(&error);
-        })?;
+    let redis = Redis::connect(&event_loop, &target, retries, timeout, move |_, error| {
+        // The requests that wait are dropped next, so their callbacks get an error too.
+        failed.fail(&error);
+    })?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
 
     let (redis, reporting) = (Rc::new(redis), Rc::clone(&outcome));
@@ -124,6 +133,33 @@ fn run(arguments: Arguments) -> io::Result<bool> {
     event_loop.run()?;
     // Requests without a reply fail here.
     drop((redis, event_loop));
+    Ok(!outcome.has_failed.get())
+}
+
+/// Prints the messages of a channel until a signal. Returns whether nothing has failed.
+fn subscribe(
+    event_loop: &EventLoop,
+    target: &str,
+    channel: &str,
+    retries: u32,
+    timeout: Duration,
+    outcome: Rc<Outcome>,
+) -> io::Result<bool> {
+    let (reporting, failed) = (Rc::clone(&outcome), Rc::clone(&outcome));
+    let on_event = move |_: &EventLoop, event: Event<'_>| {
+        let printed = match event {
+            Event::Subscribed => writeln!(io::stdout(), "subscribed"),
+            Event::Message(message) => writeln!(io::stdout(), "\"{}\"", message.escape_ascii()),
+            Event::Lost => writeln!(io::stdout(), "the connection is lost; messages may be missed"),
+        };
+        printed.unwrap_or_else(|error| reporting.fail(&error));
+    };
+    let _subscription =
+        Subscription::new(event_loop, target, channel, retries, timeout, on_event, move |_, error| {
+            failed.fail(&error);
+        })?;
+    let _signals = Signals::new(event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
+    event_loop.run()?;
     Ok(!outcome.has_failed.get())
 }
 

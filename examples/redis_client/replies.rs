@@ -106,6 +106,15 @@ impl<'a> Reply<'a> {
         })
     }
 
+    /// The strings among the values of the reply.
+    #[allow(dead_code, reason = "it is for subscriptions")]
+    pub(crate) fn strings(self) -> impl Iterator<Item = &'a [u8]> {
+        self.values().filter_map(|value| match value {
+            Value::Bulk(bytes) => Some(bytes),
+            _ => None,
+        })
+    }
+
     pub(crate) fn is_error(self) -> bool {
         self.0.starts_with(b"-")
     }

@@ -85,13 +85,6 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
-        name: "chat",
-        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
-        lifetime: Serves { ready: "try: ", visit: visit_chat },
-        on_closed_output: Continues,
-        started_inputs: &[],
-    },
-    Example {
         name: "doorbell",
         arguments: &[],
         lifetime: Ends,
@@ -248,13 +241,6 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
 ];
-
-fn visit_chat(addresses: &[SocketAddr]) {
-    let mut client = connect(addresses[0]);
-    client.write_all(b"/nick visitor\n").unwrap();
-    let mut lines = BufReader::new(client).lines().map(|line| line.expect("a line"));
-    assert!(lines.any(|line| line.ends_with(" is now visitor")));
-}
 
 fn visit_redis(addresses: &[SocketAddr]) {
     let mut client = connect(addresses[0]);

@@ -4,7 +4,6 @@
 mod support;
 
 mod balance;
-mod chat;
 mod doorbell;
 mod echo;
 mod eventfd;

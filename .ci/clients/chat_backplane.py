@@ -1,0 +1,264 @@
+"""Two processes of the example chat behind HAProxy, connected by a Redis server that is restarted."""
+
+import os
+import re
+import signal
+import tempfile
+
+from chat_servers import PATIENCE, Chat, HAProxy, LineGuest, MessageGuest, Redis
+from peer import DEADLINE, CheckFailed, check_equal, wait_until
+
+LOST = "* the connection with the other servers is lost"
+AGAIN = "* connected with the other servers again"
+MISSED = re.compile(r"\* (\d+) lines? of another server (?:was|were) missed")
+
+
+def are_connected(one, other):
+    """Whether guests of two processes hear each other. Each says a line that is different every time."""
+    are_connected.count += 1
+    for speaker, listener in ((one, other), (other, one)):
+        text = f"are you there? {are_connected.count}"
+        speaker.say(text)
+        speaker.expect_said(text)
+        listener.expect_said(text)
+
+
+are_connected.count = 0
+
+
+class Said:
+    """Adds to a guest what the checks need: lines by their text, and the lines that were missed."""
+
+    def __init__(self, guest):
+        self.guest = guest
+        self.missed = 0
+        self.is_connected = True
+
+    def __getattr__(self, name):
+        return getattr(self.guest, name)
+
+    def line(self):
+        line = self.guest.line()
+        found = MISSED.fullmatch(line)
+        if found:
+            self.missed += int(found[1])
+        self.is_connected = line == AGAIN or (self.is_connected and line != LOST)
+        return line
+
+    def wait_until_connected(self):
+        """Reads lines until the process is connected with the others."""
+        while not self.is_connected:
+            self.line()
+
+    def expect_said(self, text):
+        """Skips lines until someone says this. Returns the lines that were said before."""
+        said = []
+        while True:
+            line = self.line()
+            if line.endswith(f": {text}"):
+                return said
+            if not line.startswith("*"):
+                said.append(line)
+
+    def expect(self, expected):
+        while self.line() != expected:
+            pass
+
+
+def wait_for_subscriptions(redis, number):
+    def subscribed():
+        return redis.command("PUBSUB", "NUMSUB", "reveille-chat").split()[-1:] == [str(number)]
+
+    if not wait_until(subscribed, PATIENCE):
+        raise CheckFailed(f"there are not {number} subscriptions: {redis.command('PUBSUB', 'NUMSUB', 'reveille-chat')}")
+
+
+def through_haproxy(proxy):
+    """Guests of both kinds on both processes hear each other."""
+    guests = [LineGuest("127.0.0.1", proxy.port) for _ in range(4)] + [MessageGuest(proxy.url) for _ in range(4)]
+    processes = {"lines": set(), "messages": set()}
+    for number, guest in enumerate(guests):
+        while not (found := re.fullmatch(r"\* you are guest\d+x([0-9a-f]{4}) in lobby", guest.line())):
+            pass
+        processes["lines" if number < 4 else "messages"].add(found[1])
+        guest.say("/join proxied")
+        guest.expect(r"\* guest\S+ is in proxied", is_pattern=True)
+    check_equal({kind: len(found) for kind, found in processes.items()}, {"lines": 2, "messages": 2}, "the processes")
+    for number, guest in enumerate(guests):
+        guest.say(f"line {number}")
+        for other in guests:
+            other.expect(rf"guest\S+: line {number}", is_pattern=True)
+    for guest in guests:
+        guest.close()
+
+
+def names_are_unique(one, other):
+    ann, ben = one.guest().enter("Ann"), other.message_guest().enter("ben")
+    for guest, name in ((ann, "BEN"), (ben, "ann")):
+        guest.say(f"/nick {name}")
+        guest.expect(f"* the name {name} is taken")
+    ann.close()
+    ben.expect("* Ann has left")
+
+    def is_free():
+        ben.say("/nick ann")
+        while True:
+            line = ben.line()
+            if line in ("* you are ann in lobby", "* the name ann is taken"):
+                return line == "* you are ann in lobby"
+
+    if not wait_until(is_free, DEADLINE):
+        raise CheckFailed("the name of a guest who has left is still taken")
+    ben.close()
+
+
+def history_has_the_lines_of_others(one, other):
+    speaker, listener = one.guest().enter("writer", "library"), other.guest().enter("reader", "library")
+    speaker.say("a line for later")
+    listener.expect("writer: a line for later")
+    newcomer = other.message_guest()
+    newcomer.say("/join library")
+    newcomer.expect("* the last lines in library: 1")
+    newcomer.hears("writer: a line for later")
+    for guest in (speaker, listener, newcomer):
+        guest.close()
+
+
+def strangers_on_the_channel(redis, one, other):
+    """What other clients of the Redis server publish is ignored, or cannot do harm."""
+    for message in ("nonsense", "", "0000000000000001 1 said lobby ", "0000000000000001 1 said a/b c", "\x1b[31m " * 100):
+        redis.command("PUBLISH", "reveille-chat", message)
+    are_connected(one, other)
+
+
+def lines_missed_while_stopped(redis, other, here, there):
+    """A process that does not run misses lines: its guests are told how many."""
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+        here.expect(LOST)
+        here.expect(AGAIN)
+        for number in range(5):
+            here.say(f"into the void {number}")
+            here.expect_said(f"into the void {number}")
+        # The last line is published: the server has handled it when it has no subscription of the stopped process.
+        wait_for_subscriptions(redis, 1)
+        published = redis.command("PUBLISH", "reveille-chat", "nonsense")
+        check_equal(published, "1", "the receivers")
+        is_published = lambda: commands_published(redis) >= 6  # noqa: E731
+        if not wait_until(is_published, DEADLINE):
+            raise CheckFailed("the lines were not published")
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    there.expect(LOST)
+    before = there.missed
+    there.expect("* 5 lines of another server were missed")
+    check_equal(there.missed - before, 5, "the lines missed")
+    are_connected(here, there)
+
+
+def commands_published(redis):
+    found = re.search(r"cmdstat_publish:calls=(\d+)", redis.command("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+def restart(redis, here, there):
+    """The Redis server ends and starts again. Each line arrives late, or is reported as missed."""
+    redis.stop()
+    for guest in (here, there):
+        guest.expect(LOST)
+    before = there.missed
+    texts = [f"during the restart {number}" for number in range(20)]
+    for text in texts[:10]:
+        here.say(text)
+        here.expect_said(text)
+    # Names are unique in each process only.
+    here.say("/nick restarted")
+    here.expect("* you are restarted in lobby")
+    redis.start()
+    for text in texts[10:]:
+        here.say(text)
+        here.expect_said(text)
+    here.wait_until_connected()
+    arrived = there.expect_counted(texts, before)
+    # The name is known to all again.
+    if not wait_until(lambda: redis.command("GET", "reveille-chat:name:restarted") != "", DEADLINE):
+        raise CheckFailed("a name was not renewed")
+    there.say("/nick restarted")
+    there.expect("* the name restarted is taken")
+    here.say("/nick here")
+    here.expect("* you are here in lobby")
+    are_connected(here, there)
+    return arrived
+
+
+def expect_counted(there, texts, before):
+    """Each of the texts arrives, in order, or is counted as missed. So is a notice: the name was changed."""
+    arrived, notices = [], 0
+    while len(arrived) + notices + there.missed - before < len(texts) + 1 or not there.is_connected:
+        line = there.line()
+        notices += line == "* here is now restarted"
+        if ": during the restart" in line:
+            arrived.append(line.partition(": ")[2])
+    check_equal(len(arrived) + notices + there.missed - before, len(texts) + 1, "lines that have arrived or are missed")
+    check_equal(arrived, [text for text in texts if text in arrived], "the order of the lines")
+    return len(arrived)
+
+
+Said.expect_counted = expect_counted
+
+
+def stalled(redis, here, there):
+    """A Redis server that does not reply is found by the time limits."""
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        here.sock.settimeout(PATIENCE)
+        here.expect(LOST)
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    here.expect(AGAIN)
+    wait_for_subscriptions(redis, 2)
+    are_connected(here, there)
+
+
+def killed(one, proxy, there):
+    """A process that is killed does not disturb the other, and HAProxy no longer selects it."""
+    one.process.kill()
+    one.process.wait()
+    there.say("still here")
+    there.expect_said("still here")
+
+    def is_served():
+        try:
+            guest = LineGuest("127.0.0.1", proxy.port)
+            guest.say("who is there?")
+            there.expect_said("who is there?")
+            guest.close()
+        except (CheckFailed, OSError):
+            return False
+        return True
+
+    if not wait_until(is_served, DEADLINE):
+        raise CheckFailed("no service after one of two processes was killed")
+
+
+def check_all(program):
+    with tempfile.TemporaryDirectory() as directory, Redis(directory) as redis:
+        options = ["--backplane", redis.url]
+        with Chat(program, *options) as one, Chat(program, "--threads", "1", *options) as other:
+            with HAProxy(directory, [one, other]) as proxy:
+                wait_for_subscriptions(redis, 2)
+                through_haproxy(proxy)
+                names_are_unique(one, other)
+                history_has_the_lines_of_others(one, other)
+                here, there = Said(one.guest().enter("here")), Said(other.message_guest().enter("there"))
+                are_connected(here, there)
+                strangers_on_the_channel(redis, here, there)
+                lines_missed_while_stopped(redis, other, here, there)
+                for _ in range(3):
+                    arrived = restart(redis, here, there)
+                    print(f"    restart of Redis: {arrived} of 20 lines arrived, the others are reported as missed", flush=True)
+                stalled(redis, here, there)
+                killed(one, proxy, there)
+                there.close()
+                print(f"    {other.stop().strip()}", flush=True)
