@@ -15,7 +15,6 @@ mod replies;
 #[path = "../shared/resp.rs"]
 mod resp;
 mod session;
-#[path = "redis_client/subscription.rs"]
 mod subscription;
 
 use std::cell::Cell;

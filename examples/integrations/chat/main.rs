@@ -25,7 +25,6 @@ mod pace;
 mod published;
 mod redis;
 mod rooms;
-#[allow(dead_code, reason = "it runs a single server")]
 #[path = "../../shared/serving.rs"]
 mod serving;
 mod socket;
@@ -34,6 +33,7 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ use browser::{Browser, SILENCE};
 use hub::Hub;
 use lines::LineGuest;
 use member::{Counts, Totals};
-use options::Options;
+use options::{Failure, Options};
 use outbox::Outbox;
 
 const USAGE: &str = "usage: chat [OPTION VALUE]...
@@ -83,11 +83,8 @@ const MAX_PER_ADDRESS: usize = 15_000;
 const VANISHED: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
-    match Arguments::parse() {
-        Ok(arguments) => options::status_of("chat", run(arguments)),
-        Err(status) => status,
-    }
+    let names = ["--listen", "--http", "--threads", "--max-unsent", "--backplane", "--tls", "--grace"];
+    options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
 struct Arguments {
@@ -96,16 +93,13 @@ struct Arguments {
     threads: NonZeroUsize,
     max_unsent: usize,
     backplane: Option<String>,
-    tls: Option<(String, String)>,
+    tls: Option<(PathBuf, PathBuf)>,
     grace: Duration,
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--listen", "--http", "--threads", "--max-unsent", "--backplane", "--tls", "--grace"];
-        let mut options = Options::parse("chat", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
-        let http = SocketAddr::from(([127, 0, 0, 1], 8011));
         let max_unsent = options.get("--max-unsent", 256 << 10, "a number of bytes")?;
         if max_unsent < LEAST_UNSENT {
             return Err(options.wrong(format!("--max-unsent is at least {LEAST_UNSENT}")));
@@ -118,13 +112,13 @@ impl Arguments {
             },
         };
         Ok(Arguments {
-            listen: serving::listen(&options, 2011)?,
-            http: options.get("--http", http, "an address with a port, such as 127.0.0.1:8011")?,
+            listen: serving::listen(options, 2011)?,
+            http: serving::address(options, "--http", 8011)?,
             threads: options.get("--threads", NonZeroUsize::MIN.saturating_add(1), "a number from 1")?,
             max_unsent,
             backplane,
             tls: options.pair("--tls"),
-            grace: serving::grace(&options)?,
+            grace: serving::grace(options)?,
         })
     }
 }
@@ -200,7 +194,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     Ok(())
 }
 
-fn load_tls(cert: &str, key: &str) -> io::Result<ServerTls> {
+fn load_tls(cert: &Path, key: &Path) -> io::Result<ServerTls> {
     rustls::crypto::ring::default_provider().install_default().expect("the first provider");
     ServerTls::builder().certificate(cert, key).alpn(["http/1.1"]).build()
 }

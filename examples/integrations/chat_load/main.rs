@@ -10,13 +10,12 @@ mod load;
 #[path = "../../shared/options.rs"]
 mod options;
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use options::Options;
+use options::{Failure, Options};
 
 const USAGE: &str = "usage: chat_load [OPTION VALUE]...
 
@@ -35,15 +34,11 @@ const LEAST_SIZE: usize = 80;
 const LARGEST_SIZE: usize = 900;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match Arguments::parse() {
-        Ok(arguments) => match load::run(arguments) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => options::status_of("chat_load", Err::<(), io::Error>(error)),
-        },
-        Err(status) => status,
-    }
+    let names = ["--connect", "--guests", "--silent", "--senders", "--rate", "--size", "--seconds"];
+    options::main(USAGE, &names, &[], |options| match load::run(Arguments::parse(options)?)? {
+        true => Ok(()),
+        false => Err(Failure::Printed),
+    })
 }
 
 struct Arguments {
@@ -58,9 +53,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--connect", "--guests", "--silent", "--senders", "--rate", "--size", "--seconds"];
-        let mut options = Options::parse("chat_load", USAGE, &names)?;
+    fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         options.rest(0)?;
         let connect = SocketAddr::from(([127, 0, 0, 1], 2011));
         let number = |name, default: usize| {
@@ -77,7 +70,7 @@ impl Arguments {
             return Err(options.wrong(format!("`{size}` is not a size from {LEAST_SIZE} to {LARGEST_SIZE}")));
         }
         if senders > guests {
-            return Err(options.wrong("there are more senders than guests who read".to_owned()));
+            return Err(options.wrong("there are more senders than guests who read"));
         }
         Ok(Arguments {
             connect: options.get("--connect", connect, "an address with a port, such as 127.0.0.1:2011")?,
