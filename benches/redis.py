@@ -7,7 +7,8 @@
 Needs redis-server and redis-benchmark. The servers take turns, on CPU 0; the client is on CPU 1. For each test it prints
 the requests per second, and the microseconds of the server's CPU time per request, which do not depend on the client or
 on other programs: the median of the rounds, the range, and the ratio to redis-server, as median and range of the ratios
-within a round. redis-server runs without persistence and with one thread for I/O, which is its default.
+within a round. With pipelined requests, the client may be the limit of both, and then only the CPU time tells them apart.
+redis-server runs without persistence and with one thread for I/O, which is its default.
 """
 
 import argparse

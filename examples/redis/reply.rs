@@ -14,8 +14,8 @@ pub(crate) struct Reply {
     pub(crate) is_too_long: bool,
 }
 
-/// Why a command failed: the text of the error reply, which begins with a code such as `ERR`. It may
-/// contain bytes that the client has sent.
+/// Why a command failed: the text of the error reply, which begins with a code such as `ERR`. It
+/// may contain bytes that the client has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure(Cow<'static, [u8]>);
 

@@ -21,6 +21,9 @@ pub(crate) const HIGH_WATER: usize = 1 << 20;
 /// Replies leave when there are this many bytes.
 const BATCH: usize = 64 * 1024;
 
+/// Replies of this length leave together with their memory, which is otherwise used again.
+const LARGE: usize = 4 * BATCH;
+
 /// The time that a client has to read the last replies.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -110,7 +113,7 @@ impl Session {
         match bytes.len() {
             0 => Ok(()),
             // What the kernel does not take is queued without a copy.
-            BATCH.. => conn.send_owned(mem::take(bytes)).map_err(|refused| refused.reason()),
+            LARGE.. => conn.send_owned(mem::take(bytes)).map_err(|refused| refused.reason()),
             _ => {
                 conn.send(&*bytes)?;
                 bytes.clear();

@@ -3,19 +3,18 @@
 use super::commands::{After, Client, CommandTable, Context, Facts};
 use super::database::Database;
 use super::reply::Reply;
-use crate::support::random::Random;
 use std::time::Duration;
 
 /// The commands with a database of their own. Its time stands still.
-struct Executor {
-    commands: CommandTable,
-    database: Database,
-    client: Client,
+pub(super) struct Executor {
+    pub(super) commands: CommandTable,
+    pub(super) database: Database,
+    pub(super) client: Client,
     after: After,
 }
 
 impl Executor {
-    fn new(max_memory: usize) -> Executor {
+    pub(super) fn new(max_memory: usize) -> Executor {
         let mut database = Database::new(max_memory);
         database.set_now(1_000_000);
         Executor {
@@ -41,14 +40,14 @@ impl Executor {
     }
 
     /// Executes a command whose arguments are separated by spaces.
-    fn run(&mut self, command: &str) -> String {
+    pub(super) fn run(&mut self, command: &str) -> String {
         let arguments: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         self.execute(&arguments)
     }
 
     /// Requires the reply to each command; `\r\n` is written as a space.
     #[track_caller]
-    fn replies(&mut self, exchanges: &[(&str, &str)]) {
+    pub(super) fn replies(&mut self, exchanges: &[(&str, &str)]) {
         for (command, expected) in exchanges {
             let reply = self.run(command).replace("\r\n", " ");
             assert_eq!(reply.trim_end(), *expected, "{command}");
@@ -358,57 +357,4 @@ fn keys_expire_at_their_time_and_without_being_accessed() {
     assert!(executor.database.remove_expired(1));
     executor.replies(&[("DBSIZE", ":3"), ("SCAN 0", "*2 $1 0 *2 $1 c $1 d")]);
     assert_eq!(executor.database.expiring(), 1);
-}
-
-#[test]
-fn memory_is_limited_and_is_free_again_after_removal() {
-    let mut executor = Executor::new(100_000);
-    let mut random = Random::new(1);
-    let mut refused = 0;
-    for _ in 0..20_000 {
-        let (key, member) = (random.below(20), random.below(100));
-        let value = "v".repeat(random.below(100));
-        let command = match random.below(12) {
-            0 => format!("SET s{key} {value}"),
-            1 => format!("APPEND s{key} {value}"),
-            2 => format!("LPUSH l{key} {value} {member}"),
-            3 => format!("LSET l{key} 0 {value}"),
-            4 => format!("LREM l{key} 0 {member}"),
-            5 => format!("SADD t{key} {value}"),
-            6 => format!("HSET h{key} {member} {value}"),
-            7 => format!("HDEL h{key} {member}"),
-            8 => format!("ZADD z{key} {member} {value}x"),
-            9 => format!("ZPOPMIN z{key}"),
-            10 => format!("RENAME s{key} s{member}"),
-            _ => format!("EXPIRE s{key} 100"),
-        };
-        refused += u32::from(executor.run(&command).starts_with("-OOM command not allowed"));
-        // A command is refused by the length of its arguments; an entry takes more.
-        assert!(executor.database.memory() < 100_000 + 1_000);
-    }
-    assert!(refused > 1000);
-    executor.replies(&[("GET none", "$-1")]);
-    let keys = executor.run("KEYS *");
-    for key in keys.split("\r\n").filter(|line| !line.starts_with(['*', '$'])) {
-        executor.run(&format!("DEL {key}"));
-    }
-    assert_eq!((executor.run("DBSIZE"), executor.database.memory()), (":0\r\n".to_owned(), 0));
-    assert_eq!(executor.database.expiring(), 0);
-}
-
-#[test]
-fn a_reply_has_a_maximum_length() {
-    let mut executor = Executor::new(1 << 20);
-    executor.run(&format!("SET k {}", "v".repeat(1000)));
-    let mut reply = Reply { limit: 10_000, ..Reply::default() };
-    let keys = [&b"k"[..]; 100];
-    let mut context = Context {
-        database: &mut executor.database,
-        reply: &mut reply,
-        client: &mut executor.client,
-        facts: &Facts::default,
-        after: After::Continue,
-    };
-    executor.commands.execute(&mut context, b"MGET", &keys);
-    assert!(reply.is_too_long && reply.bytes.len() <= 10_100);
 }
