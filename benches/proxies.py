@@ -96,14 +96,16 @@ def serve_bulk(listener):
                 client = listener.accept()[0]
                 client.setblocking(False)
                 clients[client.fileno()] = client
-                poller.register(client, select.EPOLLOUT)
+                poller.register(client, select.EPOLLOUT | select.EPOLLRDHUP)
+            elif events & ~select.EPOLLOUT:
+                # Without this, a proxy would still read while the next one is measured.
+                clients.pop(fd).close()
             else:
                 try:
                     os.sendfile(fd, memory, 0, MIB)
                 except BlockingIOError:
                     pass
                 except OSError:
-                    poller.unregister(fd)
                     clients.pop(fd).close()
 
 

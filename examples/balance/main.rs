@@ -72,6 +72,10 @@ turn; if none can be reached, its connection is reset.
 SIGHUP loads the file again. Connections to a back end that was removed continue: it drains.
 SIGUSR1 prints the back ends.";
 
+/// The maximum number of bytes that are relayed at a time. A relay of much data with 256 KiB took
+/// four fifths of the CPU time that it took with 64 KiB.
+const INPUT_BUFFER: usize = 256 * 1024;
+
 /// Unsent bytes of a relayed connection at which the other one is not read, until the second value
 /// is reached.
 const WATER_MARKS: (usize, usize) = (512 * 1024, 128 * 1024);
@@ -183,7 +187,8 @@ fn load(path: &Path) -> io::Result<Config> {
 fn run(arguments: Arguments) -> io::Result<()> {
     descriptors::raise_limit();
     let pool = Arc::new(Pool::new(&arguments.source.load()?, arguments.timeout));
-    let event_loop = EventLoop::new()?;
+    // The loops of `threads` have it too.
+    let event_loop = EventLoop::builder().input_buffer(INPUT_BUFFER).build()?;
     let limits =
         ConnectionLimits::new().water_marks(WATER_MARKS.0, WATER_MARKS.1).idle_timeout(arguments.idle);
     let setup = Arc::new(Setup { pool: Arc::clone(&pool), accept_proxy: arguments.accept_proxy, limits });

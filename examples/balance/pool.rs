@@ -16,9 +16,6 @@ use super::backends::{Backend, BackendId, Backends, Change};
 use super::config::Config;
 use super::proxy_header::{Header, ProxyVersion};
 
-/// The time in which a probe has to send its header and its FIN.
-const PROBE_END: Duration = Duration::from_secs(1);
-
 /// The delays between the probes of a back end that is down. Each is drawn at random from the upper
 /// half of its range.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -194,7 +191,8 @@ pub(crate) fn is_of_peer(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// The connection of a check, which ends at once.
+/// The connection of a check. It ends at once, and reads nothing: a back end may send without an
+/// end.
 struct Probe {
     pool: Arc<Pool>,
     id: BackendId,
@@ -209,13 +207,13 @@ impl ConnectionHandler for Probe {
         if let Some(version) = version {
             conn.send(Header::Local.encode(version))?;
         }
-        conn.close_gracefully(PROBE_END);
+        conn.flush()?;
+        conn.close();
         Ok(())
     }
 
-    fn on_message(&mut self, _: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        input.clear();
-        Ok(())
+    fn on_message(&mut self, _: &TcpConnection<'_>, _: &mut Buffer) -> io::Result<()> {
+        Ok(()) // closed before
     }
 }
 

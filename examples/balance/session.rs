@@ -27,6 +27,8 @@ pub(crate) struct Setup {
 /// One client.
 pub(crate) struct Session {
     setup: Arc<Setup>,
+    /// What the front has stated.
+    header: Header,
     tried: Vec<BackendId>,
     state: State,
 }
@@ -42,12 +44,13 @@ enum State {
 
 impl Session {
     pub(crate) fn new(setup: &Arc<Setup>) -> Session {
-        Session { setup: Arc::clone(setup), tried: Vec::new(), state: State::Connecting(None) }
+        let setup = Arc::clone(setup);
+        Session { setup, header: Header::Local, tried: Vec::new(), state: State::Connecting(None) }
     }
 
     /// Connects to a back end that was not tried yet. Nothing was read from the client, so the
     /// attempt may fail without a loss.
-    fn connect(&mut self, conn: &TcpConnection<'_>, header: Header) -> io::Result<()> {
+    fn connect(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         let may_try = self.tried.len() < ATTEMPTS;
         let Some(lease) = may_try.then(|| self.setup.pool.select(&self.tried)).flatten() else {
             log::warn!("{}: no back end is available", conn.peer_address());
@@ -56,19 +59,27 @@ impl Session {
             return Ok(());
         };
         let (id, address) = (lease.id, lease.address);
+        let header = match lease.send_proxy {
+            Some(version) => Some(self.header_for(conn)?.encode(version)),
+            None => None,
+        };
         self.tried.push(id);
         let (session, failed) = (conn.handle(), conn.handle());
         // Taken by the first session, which is the only one.
-        let mut lease = Some(lease);
+        let (mut header, mut lease) = (header, Some(lease));
         let client = TcpClient::connect(conn.event_loop(), address)
             .timeout(self.setup.pool.timeout)
             .limits(self.setup.limits)
             .on_failure(move |event_loop, error: ConnectError| {
                 let _ = failed.with_local(event_loop, move |session: &mut Session, conn| {
-                    session.failed(conn, header, id, address, &error)
+                    session.failed(conn, id, address, &error)
                 });
             })
-            .serve(move |_| BackEnd { session: session.clone(), header, lease: lease.take() })?;
+            .serve(move |_| BackEnd {
+                session: session.clone(),
+                header: header.take(),
+                _lease: lease.take(),
+            })?;
         self.state = State::Connecting(Some(client));
         Ok(())
     }
@@ -76,7 +87,6 @@ impl Session {
     fn failed(
         &mut self,
         conn: &TcpConnection<'_>,
-        header: Header,
         id: BackendId,
         address: SocketAddr,
         error: &ConnectError,
@@ -89,7 +99,17 @@ impl Session {
         Totals::count(&self.setup.pool.totals.retried);
         // Ends the attempt, and with it its place at the back end.
         self.state = State::Connecting(None);
-        self.connect(conn, header)
+        self.connect(conn)
+    }
+
+    /// The header for a back end: what the front has stated, or the addresses of the connection.
+    fn header_for(&self, conn: &TcpConnection<'_>) -> io::Result<Header> {
+        match self.header {
+            Header::Local => {
+                Ok(Header::Proxied { source: conn.peer_addr()?, destination: conn.local_addr()? })
+            }
+            proxied => Ok(proxied),
+        }
     }
 
     fn connected(&mut self, _: &TcpConnection<'_>) {
@@ -103,14 +123,14 @@ impl Session {
 
 impl ConnectionHandler for Session {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        let (source, destination) = (conn.peer_addr()?, conn.local_addr()?);
-        if self.setup.accept_proxy.is_some_and(|network| network.contains(source.ip())) {
+        let peer = conn.peer_addr()?.ip();
+        if self.setup.accept_proxy.is_some_and(|network| network.contains(peer)) {
             self.state = State::Header;
             conn.set_deadline(self.setup.pool.timeout);
             return Ok(());
         }
         conn.pause_reading();
-        self.connect(conn, Header::Proxied { source, destination })
+        self.connect(conn)
     }
 
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
@@ -118,14 +138,12 @@ impl ConnectionHandler for Session {
         if matches!(self.state, State::Header) {
             let decoded = Header::decode(input.readable());
             let decoded = decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let Some((mut header, length)) = decoded else { return Ok(()) };
+            let Some((header, length)) = decoded else { return Ok(()) };
             input.consume(length);
             conn.set_deadline(None);
             conn.pause_reading();
-            if header == Header::Local {
-                header = Header::Proxied { source: conn.peer_addr()?, destination: conn.local_addr()? };
-            }
-            self.connect(conn, header)?;
+            self.header = header;
+            self.connect(conn)?;
         }
         Ok(())
     }
@@ -141,15 +159,16 @@ impl ConnectionHandler for Session {
 /// The connection to a back end.
 struct BackEnd {
     session: ConnectionHandle,
-    header: Header,
+    /// The header of the PROXY protocol, encoded.
+    header: Option<Vec<u8>>,
     /// Counts the connection until it has closed.
-    lease: Option<Lease>,
+    _lease: Option<Lease>,
 }
 
 impl ConnectionHandler for BackEnd {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        if let Some(version) = self.lease.as_ref().and_then(|lease| lease.send_proxy) {
-            conn.send(self.header.encode(version))?;
+        if let Some(header) = self.header.take() {
+            conn.send(header)?;
         }
         let connected = |session: &mut Session, conn: &TcpConnection<'_>| session.connected(conn);
         self.session.with_local(conn.event_loop(), connected)?;

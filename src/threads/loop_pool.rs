@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, LoopHandle};
+use crate::event_loop::{EventLoop, EventLoopBuilder, LoopHandle};
 use crate::threads::loop_thread::LoopThread;
 
 /// A fixed number of threads, each of which runs a loop until the pool is dropped.
@@ -66,6 +66,22 @@ impl LoopPool {
         name: &str,
         init: impl Fn(&EventLoop, usize) -> io::Result<T> + Send + Sync + 'static,
     ) -> io::Result<LoopPool> {
+        LoopPool::start(EventLoop::builder(), size, name, init)
+    }
+
+    /// Creates the loops of a server: like the loop it is bound to, where that matters for
+    /// connections.
+    pub(crate) fn like(event_loop: &EventLoop, size: usize, name: &str) -> io::Result<LoopPool> {
+        let builder = EventLoop::builder().input_buffer(event_loop.input_size());
+        LoopPool::start(builder, size, name, |_, _| Ok(()))
+    }
+
+    fn start<T: 'static>(
+        builder: EventLoopBuilder,
+        size: usize,
+        name: &str,
+        init: impl Fn(&EventLoop, usize) -> io::Result<T> + Send + Sync + 'static,
+    ) -> io::Result<LoopPool> {
         let init = Arc::new(Contained::new(init));
         if size == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pool of loops needs a thread"));
@@ -74,7 +90,8 @@ impl LoopPool {
         for number in 0..size {
             let init = Arc::clone(&init);
             let init = move |event_loop: &EventLoop| init(event_loop, number);
-            pool.threads.push(LoopThread::spawn_with(format!("{name}-{number}"), init)?);
+            let name = format!("{name}-{number}");
+            pool.threads.push(LoopThread::spawn_from(builder.clone(), name, init)?);
         }
         Ok(pool)
     }

@@ -70,14 +70,22 @@ impl LoopThread {
         name: impl Into<String>,
         init: impl FnOnce(&EventLoop) -> io::Result<T> + Send + 'static,
     ) -> io::Result<LoopThread> {
-        let name = name.into();
+        LoopThread::spawn_from(EventLoop::builder(), name.into(), init)
+    }
+
+    /// Same as [`spawn_with`](LoopThread::spawn_with), for a loop with the settings of `builder`.
+    pub(super) fn spawn_from<T: 'static>(
+        builder: EventLoopBuilder,
+        name: String,
+        init: impl FnOnce(&EventLoop) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<LoopThread> {
         let init = Contained::new(init);
         if name.contains('\0') {
             let message = "the name of a thread contains a NUL byte";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (started, start) = mpsc::sync_channel(1);
-        let builder = EventLoop::builder().name(name.clone());
+        let builder = builder.name(name.clone());
         let thread = thread::Builder::new().name(name).spawn(move || run(builder, init, started))?;
         match start.recv() {
             Ok(Ok((handle, own))) => Ok(LoopThread { handle, own, thread: Some(thread) }),

@@ -375,6 +375,39 @@ fn a_client_that_has_received_all_has_time_to_finish() {
     });
 }
 
+/// The client has cancelled a download. The back end would otherwise be read at full speed for all
+/// of its time to finish.
+#[test]
+fn a_peer_that_sends_much_is_reset_before_its_time_to_finish_is_over() {
+    with_clock(|event_loop, clock| {
+        let (listener, target) = backend();
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+        let (server, fronts, backs) = relay_from(builder, target);
+        let client = net::connect(server.local_addr().unwrap());
+        net::turn_until(event_loop, || backs.handlers() == 1);
+        let back_end = accept(&listener);
+        let (mut reader, mut writer) = (back_end.try_clone().unwrap(), back_end.try_clone().unwrap());
+        let request = thread::spawn(move || net::read_to_end(&mut reader));
+        let reply = thread::spawn(move || while writer.write_all(&[0; 64 * 1024]).is_ok() {});
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(event_loop, || request.is_finished());
+        // Further bytes for it cause a reset.
+        drop(client);
+        net::turn_until(event_loop, || is_closed(&fronts, 0));
+        let (relay, peer) = (back_end.peer_addr().unwrap(), back_end.local_addr().unwrap());
+        net::until(|| net::queues(relay, Some(peer)).is_some_and(|queues| queues.unsent == 0));
+        // Less than the time that the peer has.
+        for _ in 0..10 {
+            clock.advance(Duration::from_millis(100));
+            turn(event_loop);
+        }
+        net::turn_until(event_loop, || is_closed(&backs, 0));
+        assert_eq!(backs.end_of(0), End::RelayEnded);
+        reply.join().unwrap();
+        CLIENTS.take();
+    });
+}
+
 #[test]
 fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
     const TIMEOUT: Duration = Duration::from_secs(10);

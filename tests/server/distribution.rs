@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::support::client::{Refusing, loopback};
 use crate::support::net::{self, Host};
 use crate::support::{LIMIT, with_watchdog};
-use reveille::TcpServer;
 use reveille::net::{LoadBalancing, ServerHandle};
+use reveille::{EventLoop, TcpServer};
 use socket2::{Domain, Socket, Type};
 
 const LOOPS: usize = 3;
@@ -203,5 +203,30 @@ fn dropping_a_server_with_several_listeners_frees_its_port() {
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         host.request(|_, server| drop(server.take()));
         drop(std::net::TcpListener::bind(address).expect("a free port"));
+    });
+}
+
+#[test]
+fn the_loops_of_a_server_have_an_input_buffer_like_its_own_loop() {
+    with_watchdog(LIMIT, || {
+        const BUFFER: usize = 1024;
+        let (sizes, received) = mpsc::channel();
+        let host = Host::on(EventLoop::builder().input_buffer(BUFFER), move |event_loop| {
+            let sizes = sizes.clone();
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2).serve_fn(move |_, input| {
+                // The test may have failed already.
+                let _ = sizes.send(input.take_all().len());
+            })
+        });
+        for mut client in [host.connect(), host.connect()] {
+            // Segments are larger than the buffer.
+            client.write_all(&[0; 100 * BUFFER]).unwrap();
+            let mut total = 0;
+            while total < 100 * BUFFER {
+                let size = received.recv_timeout(LIMIT).expect("more bytes");
+                assert!(size <= BUFFER, "{size} bytes at once");
+                total += size;
+            }
+        }
     });
 }

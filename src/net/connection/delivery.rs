@@ -22,6 +22,11 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// systems then discard data that the peer's program has not read.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The number of bytes that a peer may send in this time. One that sends more is not about to
+/// finish, such as a server whose client has cancelled a download, and would be read in vain for
+/// the whole time.
+const MAX_DISCARDED: usize = 1 << 20;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// The FIN is sent: the peer has received a complete stream.
@@ -37,6 +42,8 @@ pub(super) struct Delivery {
     interval: Duration,
     /// Everything has been acknowledged, and the peer has time to send its FIN.
     lingers: bool,
+    /// The number of bytes that the peer has sent in this time.
+    discarded: usize,
 }
 
 impl ConnectionCore {
@@ -63,7 +70,8 @@ impl ConnectionCore {
             // Applies to every later close.
             self.reset_when_closed();
         }
-        let delivery = Delivery { ending, timer: None, interval: FIRST_INTERVAL, lingers: false };
+        let delivery =
+            Delivery { ending, timer: None, interval: FIRST_INTERVAL, lingers: false, discarded: 0 };
         self.delivery.set(Some(Box::new(delivery)));
         self.drain(event_loop);
         self.finish_delivery(event_loop);
@@ -108,6 +116,19 @@ impl ConnectionCore {
         };
         self.delivery.set(Some(delivery));
         if !must_wait {
+            self.close(event_loop, CloseReason::RelayEnded);
+        }
+    }
+
+    /// Closes the connection if a peer that has time to send its FIN sends much else.
+    pub(super) fn count_discarded(&self, event_loop: &EventLoop, bytes: usize) {
+        let Some(mut delivery) = self.delivery.take() else { return };
+        if delivery.lingers {
+            delivery.discarded = delivery.discarded.saturating_add(bytes);
+        }
+        let is_exceeded = delivery.discarded > MAX_DISCARDED;
+        self.delivery.set(Some(delivery));
+        if is_exceeded {
             self.close(event_loop, CloseReason::RelayEnded);
         }
     }

@@ -222,6 +222,7 @@ impl ConnectionCore {
                 match (self.discards_input() && !self.is_in_handshake(), descriptors.is_empty()) {
                     (true, _) => {
                         close_descriptors(descriptors);
+                        self.count_discarded(event_loop, n);
                         Received::Nothing
                     }
                     (false, true) => Received::Input,

@@ -256,7 +256,7 @@ impl<'a> TcpConnection<'a> {
     ///   before have been acknowledged. If the input was cut short, the other connection is
     ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
-    ///   send its FIN.
+    ///   send its FIN. It is reset before if it sends more than 1 MiB in this time.
     /// - Relayed bytes and a relayed FIN wait for the [replies](TcpConnection::reserve_reply) that
     ///   are reserved before them. A slot that is dropped ends the link as an error does.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with

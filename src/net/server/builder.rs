@@ -109,7 +109,7 @@ impl MultiLoop {
             )),
             Loops::Threads(1) => Ok(Placement::home(event_loop)),
             Loops::Threads(threads) => {
-                let pool = LoopPool::new(threads, "reveille")?;
+                let pool = LoopPool::like(event_loop, threads, "reveille")?;
                 let loops = pool.handles().cloned().collect();
                 Ok(Placement { loops, pool: Some(pool), load_balancing, is_home: false })
             }
@@ -170,6 +170,8 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// more the server has this number of threads, named `reveille-0`, `reveille-1` and so on, each
     /// with a loop. The loop it is bound to only accepts; with
     /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) the threads accept instead.
+    /// The loops have an [input buffer](crate::EventLoopBuilder::input_buffer) of the same size as
+    /// the one that the server is bound to.
     ///
     /// Otherwise the loop that the server is bound to must run, or no connection is accepted. A
     /// blocking client on that loop's thread waits for ever for a reply: it keeps the loop from
