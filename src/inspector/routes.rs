@@ -241,7 +241,7 @@ impl State {
     }
 
     pub(super) fn connections_json(&self, order: ListOrder, now: Instant) -> String {
-        let list = &self.scan.list;
+        let list = self.scan.list();
         Json::document(|json| {
             json.value("total", list.total);
             json.value("complete", list.finished.is_some() && list.missing.is_empty());
