@@ -222,8 +222,8 @@ impl InspectorBuilder {
     }
 
     /// Permits addresses other than those of the loopback interface. Everyone who can connect to
-    /// them can see the addresses of all clients of the program, and the names of its types. A
-    /// browser also needs an [allowed host](InspectorBuilder::allow_host).
+    /// them can see the addresses of all clients of the program, and the names of its types. The
+    /// host that the clients use must be [allowed](InspectorBuilder::allow_host).
     pub fn permit_remote(mut self) -> Self {
         self.is_remote_permitted = true;
         self

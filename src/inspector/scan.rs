@@ -245,6 +245,12 @@ impl Cursor {
                 }
             }
         }
+        if watched.unresponsive(now).is_some() {
+            // It has enough to do.
+            list.missing.push(self.event_loop);
+            self.is_done = true;
+            return;
+        }
         let result = Arc::<Mutex<Option<Slice>>>::default();
         let (slot, reply) = (self.slot, Arc::clone(&result));
         self.slice = Some(PostedSlice { at: now, result });
