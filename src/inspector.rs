@@ -98,9 +98,9 @@ const MORE_CLIENTS: usize = 16;
 ///   [`Watchdog`](crate::observe::Watchdog) also names a callback that does not return.
 /// - **Connections**: those of the watched loops, of servers, clients, and adopted ones. Bytes are
 ///   those of TCP's payload, as the kernel counts them; other streams have no count. The list is
-///   collected on request, in slices of at most 256 connections and about 150 µs, one each 25 ms
-///   and loop: 100,000 connections take some ten seconds, and less than a hundredth of a loop's
-///   time.
+///   collected on request, in slices of at most 256 connections and about 100 µs, one each 25 ms
+///   and loop. Measured with the example `http` and 9,000 connections on one loop, a list took
+///   three seconds, and 0.6 % of the loop's time while it was kept current.
 ///
 /// # Cost
 /// Without an inspector the loops do nothing for it. A watched loop numbers its callbacks, which
@@ -222,8 +222,8 @@ impl InspectorBuilder {
     }
 
     /// Permits addresses other than those of the loopback interface. Everyone who can connect to
-    /// them can see the addresses of all clients of the program, and the names of its types. A
-    /// browser also needs an [allowed host](InspectorBuilder::allow_host).
+    /// them can see the addresses of all clients of the program, and the names of its types. The
+    /// host that the clients use must be [allowed](InspectorBuilder::allow_host).
     pub fn permit_remote(mut self) -> Self {
         self.is_remote_permitted = true;
         self

@@ -25,6 +25,8 @@ const PAGE: &str = include_str!("page.html");
 /// How long a request waits for a loop.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
+const UNRESPONSIVE: &str = "the loop of the connection does not respond";
+
 /// The number of rows if the request has no limit.
 const DEFAULT_ROWS: usize = 100;
 
@@ -116,6 +118,10 @@ fn respond_with_details(
         drop(state);
         return session.send(conn, plain(Status::NOT_FOUND, "no such loop", manner), manner);
     };
+    if watched.unresponsive(Instant::now()).is_some() {
+        drop(state);
+        return session.send(conn, plain(Status::UNAVAILABLE, UNRESPONSIVE, manner), manner);
+    }
     let (handle, label) = (watched.handle.clone(), watched.label.clone());
     let servers: Vec<_> = state.servers.iter().map(|s| (s.handle.group_id(), s.label.clone())).collect();
     drop(state);
@@ -125,7 +131,7 @@ fn respond_with_details(
     let unanswered = Arc::clone(&reply);
     let deadline = conn.event_loop().run_after(MAX_WAIT, move |_| {
         if let Some(reply) = unanswered.lock().take() {
-            reply.plain(Status::UNAVAILABLE, "the loop of the connection does not respond");
+            reply.plain(Status::UNAVAILABLE, UNRESPONSIVE);
         }
     });
     let gone = Arc::clone(&reply);
@@ -241,7 +247,7 @@ impl State {
     }
 
     pub(super) fn connections_json(&self, order: ListOrder, now: Instant) -> String {
-        let list = &self.scan.list;
+        let list = self.scan.list();
         Json::document(|json| {
             json.value("total", list.total);
             json.value("complete", list.finished.is_some() && list.missing.is_empty());

@@ -20,10 +20,10 @@ use crate::net::connection::inspection::{self, ConnectionSample};
 /// The limits of a slice.
 const CONNECTIONS_PER_SLICE: usize = 256;
 const SLOTS_PER_SLICE: usize = 4096;
-const TIME_PER_SLICE: Duration = Duration::from_micros(150);
+const TIME_PER_SLICE: Duration = Duration::from_micros(100);
 
 /// The number of connections between two readings of the clock.
-const CONNECTIONS_PER_READING: usize = 8;
+const CONNECTIONS_PER_READING: usize = 4;
 
 /// A slice that has not run for this time makes the scan continue without its loop.
 const MAX_WAIT: Duration = Duration::from_millis(500);
@@ -119,7 +119,7 @@ fn prune(rows: &mut Vec<Row>) {
 
 #[derive(Default)]
 pub(super) struct Scan {
-    pub(super) list: List,
+    list: List,
     progress: Option<Progress>,
     last_request: Option<Instant>,
 }
@@ -183,6 +183,14 @@ impl Scan {
         false
     }
 
+    /// The last complete list, or what the first scan has found so far.
+    pub(super) fn list(&self) -> &List {
+        match &self.progress {
+            Some(progress) if self.list.finished.is_none() => &progress.list,
+            _ => &self.list,
+        }
+    }
+
     pub(super) fn is_in_progress(&self) -> bool {
         self.progress.is_some()
     }
@@ -236,6 +244,12 @@ impl Cursor {
                     return;
                 }
             }
+        }
+        if watched.unresponsive(now).is_some() {
+            // It has enough to do.
+            list.missing.push(self.event_loop);
+            self.is_done = true;
+            return;
         }
         let result = Arc::<Mutex<Option<Slice>>>::default();
         let (slot, reply) = (self.slot, Arc::clone(&result));

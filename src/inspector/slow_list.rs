@@ -1,4 +1,5 @@
-//! The slow callbacks that an inspector has seen, by loop and name.
+//! The slow callbacks that an inspector has seen, by the label of the loop and the name. A loop that
+//! gets the label of one that has ended continues its counts.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,6 @@ pub(super) struct SlowList {
 
 #[derive(Debug)]
 pub(super) struct SlowEntry {
-    pub(super) event_loop: u32,
     pub(super) label: String,
     pub(super) name: String,
     pub(super) count: u64,
@@ -26,10 +26,9 @@ pub(super) struct SlowEntry {
 }
 
 impl SlowList {
-    pub(super) fn add(&mut self, event_loop: u32, label: &str, call: SlowCall) {
+    pub(super) fn add(&mut self, label: &str, call: SlowCall) {
         let SlowCall { name, object, duration, at } = call;
-        let known =
-            self.entries.iter_mut().find(|entry| entry.event_loop == event_loop && entry.name == name);
+        let known = self.entries.iter_mut().find(|entry| entry.label == label && entry.name == name);
         if let Some(entry) = known {
             entry.count += 1;
             entry.total += duration;
@@ -42,7 +41,7 @@ impl SlowList {
             self.entries.swap_remove(oldest.unwrap_or_default());
         }
         let (total, longest, label) = (duration, duration, label.to_owned());
-        self.entries.push(SlowEntry { event_loop, label, name, count: 1, total, longest, object, last: at });
+        self.entries.push(SlowEntry { label, name, count: 1, total, longest, object, last: at });
     }
 }
 
@@ -57,7 +56,7 @@ mod tests {
         let mut add = |name: u64, millis: u64, at: u64| {
             let (name, object) = (name.to_string(), format!("call {at}"));
             let duration = Duration::from_millis(millis);
-            list.add(1, "main", SlowCall { name, object, duration, at: start + Duration::from_secs(at) });
+            list.add("main", SlowCall { name, object, duration, at: start + Duration::from_secs(at) });
         };
         for name in 0..MAX_NAMES as u64 {
             add(name, 100, name);

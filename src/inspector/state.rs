@@ -148,7 +148,7 @@ impl State {
         for watched in &mut self.loops {
             watched.poll(now);
             for call in watched.slow_calls(self.slow_limit, now) {
-                self.slow.add(watched.number, &watched.label, call);
+                self.slow.add(&watched.label, call);
             }
         }
         let passed = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
