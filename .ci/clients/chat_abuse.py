@@ -267,7 +267,7 @@ def check_all(program, load_path, random):
         works(chat)
         if not wait_until(lambda: open_descriptors(chat.pid) <= descriptors, DEADLINE):
             raise CheckFailed(f"{open_descriptors(chat.pid)} descriptors after {descriptors}")
-        must_be_idle(chat.pid, "nobody is connected")
+        must_be_idle(chat.pid, "no guest is connected")
         growth = resident_bytes(chat.pid) - memory
         if growth > MAX_GROWTH:
             raise CheckFailed(f"the memory has grown by {growth >> 20} MiB")

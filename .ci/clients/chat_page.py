@@ -5,6 +5,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -173,41 +174,59 @@ class Browser:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def converse(url, chat, screenshots):
-    """Two browsers and nc, with two processes of chat behind HAProxy."""
-    with Browser(url, "light") as ann, Browser(url, "dark") as ben, chat.guest().enter("netcat", "garden") as netcat:
-        for browser, name in ((ann, "ann"), (ben, "ben")):
-            browser.wait_for("document.getElementById('status').textContent.startsWith('connected as guest')")
-            browser.fill("n", name)
-            browser.is_in(name, "lobby")
-            browser.fill("r", "garden")
-            browser.is_in(name, "garden")
-            check_equal(browser.value("document.activeElement.id"), "text", "the focus after joining")
-            netcat.expect(f"* {name} is in garden")
-        ann.says("hello <b>ben</b>, grüße & 👋")
-        ben.hears("ann", "hello <b>ben</b>, grüße & 👋")
-        netcat.expect("ann: hello <b>ben</b>, grüße & 👋")
-        ben.says("hello from another browser")
-        ann.hears("ben", "hello from another browser")
-        netcat.expect("ben: hello from another browser")
-        netcat.say("and hello from nc")
-        for browser in (ann, ben):
-            browser.hears("netcat", "and hello from nc")
-        # The name of another is refused, on the other process too.
-        ben.fill("n", "ANN")
-        ben.wait_for("document.getElementById('log').innerText.includes('the name ANN is taken')")
-        check_equal(ben.value("document.getElementById('name').value"), "ben", "the name that is shown")
-        ben.says("/who")
-        keyboard(ann)
-        for browser, scheme in ((ann, "light"), (ben, "dark")):
-            back = browser.value("getComputedStyle(document.body).backgroundColor")
-            light = sum(int(part) for part in back[4:-1].split(",")) > 3 * 128
-            check_equal(light, scheme == "light", f"the background {back} is light")
-            browser.screenshot(os.path.join(screenshots, f"chat-{scheme}.png"))
-        for browser in (ann, ben):
-            origin = url.split("://")[1]
-            others = [found for found in browser.requested if found.split("://")[-1] not in (origin, origin + "chat") and not found.startswith("data:")]
-            check_equal((others, browser.problems), ([], []), "other requests, and problems")
+def process_of(text):
+    """What the first names of the guests of a process end with."""
+    return re.search(r"guest\d+(x[0-9a-f]{4}) in lobby", text)[1]
+
+
+def converse(proxy, one, other, screenshots):
+    """A browser through HAProxy, one on the other process, and a program such as nc."""
+    connected = "document.getElementById('status').textContent.startsWith('connected as guest')"
+    urls = [f"http://127.0.0.1:{proxy.http_port}/"]
+    with Browser(urls[0], "light") as ann, one.guest() as netcat:
+        ann.wait_for(connected)
+        is_on_one = process_of(netcat.line()) == process_of(ann.value("document.getElementById('log').innerText"))
+        netcat.enter("netcat", "garden")
+        urls.append(f"http://{other.http_host}:{(other if is_on_one else one).http_port}/")
+        with Browser(urls[1], "dark") as ben:
+            ben.wait_for(connected)
+            exchange(ann, ben, netcat)
+            keyboard(ann)
+            for browser, scheme, url in zip((ann, ben), ("light", "dark"), urls):
+                back = browser.value("getComputedStyle(document.body).backgroundColor")
+                light = sum(int(part) for part in back[4:-1].split(",")) > 3 * 128
+                check_equal(light, scheme == "light", f"the background {back} is light")
+                browser.screenshot(os.path.join(screenshots, f"chat-{scheme}.png"))
+                own = (url, url.replace("http", "ws") + "chat")
+                others = [found for found in browser.requested if found not in own and not found.startswith("data:")]
+                check_equal((others, browser.problems), ([], []), "other requests, and problems")
+
+
+def exchange(ann, ben, netcat):
+    """Each hears the others, and no name is used twice."""
+    for browser, name in ((ann, "ann"), (ben, "ben")):
+        browser.fill("n", name)
+        browser.is_in(name, "lobby")
+        browser.fill("r", "garden")
+        browser.is_in(name, "garden")
+        check_equal(browser.value("document.activeElement.id"), "text", "the focus after joining")
+        netcat.expect(f"* {name} is in garden")
+    ann.says("hello <b>ben</b>, grüße & 👋")
+    ben.hears("ann", "hello <b>ben</b>, grüße & 👋")
+    netcat.expect("ann: hello <b>ben</b>, grüße & 👋")
+    ben.says("hello from another browser")
+    ann.hears("ben", "hello from another browser")
+    netcat.expect("ben: hello from another browser")
+    netcat.say("and hello from nc")
+    for browser in (ann, ben):
+        browser.hears("netcat", "and hello from nc")
+    # The name of another is refused, on the other process too.
+    ben.fill("n", "ANN")
+    ben.wait_for("document.getElementById('log').innerText.includes('the name ANN is taken')")
+    check_equal(ben.value("document.getElementById('name').value"), "ben", "the name that is shown")
+    # The first one in the order of names would be `ann`.
+    ben.says("/who")
+    ben.wait_for("document.getElementById('log').innerText.includes('here on this server: ben')")
 
 
 def keyboard(browser):
@@ -255,6 +274,6 @@ def check_all(program, screenshots=None):
     with tempfile.TemporaryDirectory() as directory, Redis(directory) as redis:
         options = ["--backplane", redis.url]
         with Chat(program, *options) as one, Chat(program, *options) as other, HAProxy(directory, [one, other]) as proxy:
-            converse(f"http://127.0.0.1:{proxy.http_port}/", one, screenshots or directory)
+            converse(proxy, one, other, screenshots or directory)
         reconnects(program, screenshots or directory)
     print("    two browsers and nc; the page returns after a restart", flush=True)

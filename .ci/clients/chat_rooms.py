@@ -249,7 +249,7 @@ def signals(program):
             ben.expect("ann: hello")
             os.kill(chat.pid, number)
             if "* the server ends" not in ann.rest():
-                raise CheckFailed("a guest was not told that the server ends")
+                raise CheckFailed("a guest did not get the line that the server ends")
             ben.rest()
             check_equal(ben.code, 1001, "the code of the close when the server stops")
             ann.close()
@@ -283,7 +283,7 @@ def command_line(program):
         busy = outcome("--listen", f"127.0.0.1:{listener.getsockname()[1]}")
     if busy.returncode != 1 or busy.stderr.count("\n") != 1 or busy.stdout:
         raise CheckFailed(f"a used port: {busy}")
-    # It serves although nobody reads its output.
+    # It serves without a reader of its output.
     host = own_address()
     port = free_port(host)
     reader, writer = os.pipe()

@@ -202,6 +202,9 @@ class Redis:
         self.process.terminate()
         self.process.wait(DEADLINE)
 
+    def connect(self):
+        return connect(self.host, self.port)
+
     def command(self, *arguments):
         """The output of redis-cli."""
         command = ["redis-cli", "-h", self.host, "-p", str(self.port), *arguments]

@@ -3,7 +3,7 @@
 //! Each process publishes the lines of its guests, and subscribes to those of all others. A guest
 //! gets the lines of the own process at once, whatever the state of the backplane. Redis does not
 //! repeat what was published while a process had no subscription, so the processes compare the
-//! numbers of lines, and tell their guests how many were missed.
+//! numbers of lines, and report to their guests how many were missed.
 //!
 //! A chosen name is a key with an expiry, which its process renews. While the server cannot be
 //! reached, names are unique in each process only.
@@ -45,7 +45,7 @@ const MAX_IN_FLIGHT: usize = 20_000;
 pub(crate) struct Backplane {
     shared: Rc<Shared>,
     _subscription: Subscription,
-    _bell: EventFdSource,
+    _orders: EventFdSource,
     timers: [TimerId; 2],
 }
 
@@ -62,7 +62,7 @@ impl Backplane {
     /// Connects in the background, for as long as it takes. `hub` must have an outbox.
     pub(crate) fn new(event_loop: &EventLoop, target: &str, hub: &Arc<Hub>) -> io::Result<Backplane> {
         let outbox = hub.outbox().ok_or(io::ErrorKind::InvalidInput)?;
-        let bell = outbox.bell()?;
+        let eventfd = outbox.eventfd()?;
         let shared = Rc::new(Shared {
             hub: Arc::clone(hub),
             redis: Redis::connect(event_loop, target, u32::MAX, TIMEOUT, |_, _| ())?,
@@ -83,7 +83,7 @@ impl Backplane {
         let subscription =
             Subscription::new(event_loop, target, CHANNEL, u32::MAX, TIMEOUT, on_event, |_, _| ())?;
         let taking = Rc::clone(&shared);
-        let bell = bell.watch(event_loop, move |_, _| taking.take_orders())?;
+        let orders = eventfd.watch(event_loop, move |_, _| taking.take_orders())?;
         let (numbering, renewing) = (Arc::clone(hub), Rc::clone(&shared));
         let timers = [
             event_loop.run_every(NUMBER_EVERY, move |_| {
@@ -93,7 +93,7 @@ impl Backplane {
             }),
             event_loop.run_every(RENEW_EVERY, move |_| renewing.renew_names()),
         ];
-        Ok(Backplane { shared, _subscription: subscription, _bell: bell, timers })
+        Ok(Backplane { shared, _subscription: subscription, _orders: orders, timers })
     }
 
     /// Quits the loop when all lines have been published, or after a time.

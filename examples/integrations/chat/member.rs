@@ -108,7 +108,7 @@ impl Member {
             Command::Say(text) => {
                 if let Err(error) = self.hub.say(&self.room, format!("{}: {text}", self.name)) {
                     // This is not the fault of a single guest.
-                    self.tell(conn, &format!("* not sent to all: {error}"))?;
+                    self.reply(conn, &format!("* not sent to all: {error}"))?;
                 }
             }
             Command::Nick(name) => self.nick(conn, name)?,
@@ -121,10 +121,10 @@ impl Member {
                 };
                 // The other processes have guests of their own.
                 let place = if self.hub.outbox().is_some() { "here on this server" } else { "here" };
-                self.tell(conn, &format!("* {number} {place}: {}{others}", names.join(", ")))?;
+                self.reply(conn, &format!("* {number} {place}: {}{others}", names.join(", ")))?;
             }
-            Command::Help => self.tell(conn, &format!("* {HELP}"))?,
-            Command::Unknown => self.tell(conn, &format!("* unknown command; {HELP}"))?,
+            Command::Help => self.reply(conn, &format!("* {HELP}"))?,
+            Command::Unknown => self.reply(conn, &format!("* unknown command; {HELP}"))?,
             Command::Quit => return Ok(Next::Quit),
             Command::Nothing => {}
         }
@@ -135,33 +135,33 @@ impl Member {
     }
 
     /// Sends a line to this guest only.
-    pub(crate) fn tell(&self, conn: &TcpConnection, line: &str) -> Result<(), SendError> {
+    pub(crate) fn reply(&self, conn: &TcpConnection, line: &str) -> Result<(), SendError> {
         conn.send(self.format.encode(line))
     }
 
     fn join(&mut self, conn: &TcpConnection, room: &str) -> Result<(), SendError> {
         if !is_name(room) {
-            return self.tell(conn, &format!("* not joined: {}", Refused::Invalid));
+            return self.reply(conn, &format!("* not joined: {}", Refused::Invalid));
         }
         if room == self.room {
-            return self.tell(conn, &format!("* you are {} in {room}", self.name));
+            return self.reply(conn, &format!("* you are {} in {room}", self.name));
         }
         match self.hub.enter(conn, self.format, &self.name, Some(&self.room), room) {
             Ok(entered) => {
                 room.clone_into(&mut self.room);
                 entered
             }
-            Err(_) => self.tell(conn, "* not joined: there are too many rooms"),
+            Err(_) => self.reply(conn, "* not joined: there are too many rooms"),
         }
     }
 
     fn nick(&mut self, conn: &TcpConnection, name: &str) -> Result<(), SendError> {
         if self.pending.is_some() {
-            return self.tell(conn, "* the last name is still being checked");
+            return self.reply(conn, "* the last name is still being checked");
         }
         match self.hub.claim(name, self.claim_reply(conn.handle(), name)) {
-            Err(Refused::Taken) => self.tell(conn, &format!("* the name {name} is taken")),
-            Err(refused) => self.tell(conn, &format!("* {refused}")),
+            Err(Refused::Taken) => self.reply(conn, &format!("* the name {name} is taken")),
+            Err(refused) => self.reply(conn, &format!("* {refused}")),
             Ok(Some(_)) => self.rename(conn, name),
             Ok(None) => {
                 self.pending = Some(name.to_owned());
@@ -184,7 +184,7 @@ impl Member {
     }
 
     fn rename(&mut self, conn: &TcpConnection, name: &str) -> Result<(), SendError> {
-        self.tell(conn, &format!("* you are {name} in {}", self.room))?;
+        self.reply(conn, &format!("* you are {name} in {}", self.room))?;
         // An overloaded room misses this line.
         let _ = self.hub.rename(&self.room, &self.name, name);
         self.hub.release(&self.name);
@@ -227,7 +227,7 @@ impl Claim {
             return member.rename(conn, &name);
         }
         member.hub.forget(&name);
-        member.tell(conn, &format!("* the name {name} is taken"))
+        member.reply(conn, &format!("* the name {name} is taken"))
     }
 }
 

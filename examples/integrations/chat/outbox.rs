@@ -28,7 +28,7 @@ pub(crate) struct Outbox {
     pub(crate) origin: Origin,
     queue: Mutex<Queue>,
     /// Signalled when the queue is no longer empty.
-    bell: EventFd,
+    eventfd: EventFd,
 }
 
 #[derive(Default)]
@@ -40,10 +40,10 @@ struct Queue {
 }
 
 impl Outbox {
-    pub(crate) fn new(bell: EventFd) -> Outbox {
+    pub(crate) fn new(eventfd: EventFd) -> Outbox {
         // The hasher has random keys.
         let origin = Origin(RandomState::new().build_hasher().finish());
-        Outbox { origin, queue: Mutex::default(), bell }
+        Outbox { origin, queue: Mutex::default(), eventfd }
     }
 
     /// Makes the first names of guests different from those of other processes.
@@ -51,9 +51,9 @@ impl Outbox {
         format!("x{:04x}", self.origin.0 & 0xffff)
     }
 
-    /// Another descriptor of the bell.
-    pub(crate) fn bell(&self) -> io::Result<EventFd> {
-        self.bell.try_clone()
+    /// Another descriptor of the eventfd that is signalled for new orders.
+    pub(crate) fn eventfd(&self) -> io::Result<EventFd> {
+        self.eventfd.try_clone()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -68,7 +68,7 @@ impl Outbox {
     /// The process has a subscription, so what waits can be published.
     pub(crate) fn connect(&self) {
         self.queue().is_connected = true;
-        self.ring();
+        self.signal();
     }
 
     /// The process has no subscription. Returns the claims that wait, for which there is no reply.
@@ -118,13 +118,13 @@ impl Outbox {
         }
         queue.orders.push(order);
         if queue.orders.len() == 1 {
-            self.ring();
+            self.signal();
         }
     }
 
-    fn ring(&self) {
+    fn signal(&self) {
         // Fails only if the descriptor is not an eventfd.
-        self.bell.signal().unwrap_or_else(|error| log::error!("the backplane: {error}"));
+        self.eventfd.signal().unwrap_or_else(|error| log::error!("the backplane: {error}"));
     }
 
     pub(crate) fn take(&self) -> Vec<Order> {
@@ -159,15 +159,15 @@ mod tests {
     }
 
     #[test]
-    fn the_bell_is_signalled_once_until_the_orders_are_taken() {
+    fn the_eventfd_is_signalled_once_until_the_orders_are_taken() {
         let outbox = Outbox::new(EventFd::new(0).unwrap());
-        let bell = outbox.bell().unwrap();
+        let eventfd = outbox.eventfd().unwrap();
         outbox.publish(said());
         outbox.release("ann");
-        assert_eq!(bell.try_read().unwrap(), 1);
+        assert_eq!(eventfd.try_read().unwrap(), 1);
         outbox.take();
         outbox.publish(said());
-        assert_eq!(bell.try_read().unwrap(), 1);
+        assert_eq!(eventfd.try_read().unwrap(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rooms: who is there, and what was said last.
+//! The rooms: their guests, and the last lines.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
