@@ -7,8 +7,8 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::{self, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::alone::skipped;
 use crate::support::example::Server;
-use crate::support::net::{self, connect, read_to_end, until};
+use crate::support::net::until;
 use crate::support::{LIMIT, example, with_watchdog};
 use nix::errno::Errno;
 use nix::libc::{O_CLOEXEC, PTRACE_EVENT_EXEC, PTRACE_EVENT_EXIT};
@@ -26,7 +26,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::pipe::PipeFlags;
 
-use table::Lifetime::{Ends, Requests, Serves};
+use table::Lifetime::{Requests, Serves};
 use table::OnClosedOutput::{Continues, Fails};
 use table::{EXAMPLES, Example};
 

@@ -1,9 +1,9 @@
 //! The examples, and what they are visited with.
 
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 
-use crate::support::LIMIT;
 use crate::support::net::{self, connect, read_to_end};
 
 pub(super) struct Example {
