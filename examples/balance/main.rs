@@ -67,7 +67,7 @@ A TCP load balancer. A BACKEND is an address with a port.
 
 A back end that cannot be connected to gets no connections. It is probed, with growing delays of up
 to 15 seconds, and returns when a probe succeeds. A client is connected to up to 3 back ends in
-turn; if none can be reached, its connection is reset.
+turn; if none can be reached, or all are at their limit, its connection is reset.
 
 SIGHUP loads the file again. Connections to a back end that was removed continue: it drains.
 SIGUSR1 prints the back ends.";
