@@ -165,8 +165,9 @@ impl WatchedLoop {
 
     /// How long the current callback has been seen to run.
     pub(super) fn in_callback(&self, now: Instant) -> Option<Duration> {
-        let (_, since) = self.running.seen.filter(|_| self.ended.is_none())?;
-        Some(now.saturating_duration_since(since))
+        let (beat, since) = self.running.seen.filter(|_| self.ended.is_none())?;
+        let is_running = self.handle.slow_calls().running() == Some(beat);
+        is_running.then(|| now.saturating_duration_since(since))
     }
 
     /// Adds a point to the history.
