@@ -19,6 +19,9 @@ use crate::event_loop::observation::sample::LoopSample;
 /// The number of seconds that the history covers.
 pub(super) const HISTORY: usize = 300;
 
+/// The number of callbacks whose descriptions are awaited.
+const MAX_MARKED: usize = 16;
+
 /// A probe that has waited this long makes the loop unresponsive.
 pub(super) const UNRESPONSIVE: Duration = Duration::from_secs(1);
 
@@ -84,12 +87,13 @@ pub(super) struct Measured {
 }
 
 /// The callback that the loop runs, as the inspector has seen it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Running {
     /// Its number, and when it was seen first.
     seen: Option<(u64, Instant)>,
-    /// The callback that the loop describes when it returns.
-    marked: Option<(u64, Instant)>,
+    /// The callbacks that were marked last. The loop describes one after it has returned, so the
+    /// description may arrive when another one is marked already.
+    marked: VecDeque<(u64, Instant)>,
 }
 
 /// A callback that took long.
@@ -161,8 +165,9 @@ impl WatchedLoop {
 
     /// How long the current callback has been seen to run.
     pub(super) fn in_callback(&self, now: Instant) -> Option<Duration> {
-        let (_, since) = self.running.seen.filter(|_| self.ended.is_none())?;
-        Some(now.saturating_duration_since(since))
+        let (beat, since) = self.running.seen.filter(|_| self.ended.is_none())?;
+        let is_running = self.handle.slow_calls().running() == Some(beat);
+        is_running.then(|| now.saturating_duration_since(since))
     }
 
     /// Adds a point to the history.
@@ -204,25 +209,18 @@ impl WatchedLoop {
     pub(super) fn slow_calls(&mut self, limit: Duration, now: Instant) -> Vec<SlowCall> {
         let calls = self.handle.slow_calls();
         let Running { seen, marked } = &mut self.running;
-        let running = calls.running();
-        *seen = running.map(|beat| seen.filter(|(seen, _)| *seen == beat).unwrap_or((beat, now)));
-        let was_marked = *marked;
-        // Seen at least twice.
-        if let Some((beat, since)) = seen.filter(|(_, since)| *since < now) {
-            if was_marked.is_none_or(|(marked, _)| marked != beat) {
-                calls.mark(beat);
-                *marked = Some((beat, since));
+        *seen = calls.running().map(|beat| seen.filter(|(seen, _)| *seen == beat).unwrap_or((beat, now)));
+        // Marked as soon as it is seen: the next tick may be late.
+        let unmarked = seen.filter(|(beat, _)| marked.back().is_none_or(|(marked, _)| marked != beat));
+        if let Some((beat, since)) = unmarked {
+            calls.mark(beat);
+            if marked.len() == MAX_MARKED {
+                marked.pop_front();
             }
+            marked.push_back((beat, since));
         }
-        let candidates = [was_marked, *marked];
-        if candidates == [None, None] {
-            return Vec::new();
-        }
-        // A callback that returned before the mark arrived is not recorded.
-        *marked = marked.filter(|(beat, _)| running == Some(*beat));
         let slow = calls.take_ended().into_iter().filter_map(|ended| {
-            let is_this = |(beat, _): &&(u64, Instant)| *beat == ended.beat;
-            let (_, since) = candidates.iter().flatten().find(is_this)?;
+            let (_, since) = marked.iter().find(|(beat, _)| *beat == ended.beat)?;
             let duration = ended.at.saturating_duration_since(*since);
             Some(SlowCall { name: ended.name, object: ended.object, duration, at: ended.at })
         });

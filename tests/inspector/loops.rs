@@ -4,11 +4,11 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::observe::Watchdog;
+use reveille::observe::{Inspector, Watchdog};
 use reveille::{EventLoop, LoopThread, TcpServer};
 
 use crate::support::{LIMIT, with_watchdog};
-use crate::{Echo, await_body, block, body, builder, get, value, values};
+use crate::{Echo, await_body, block, body, builder, get, strict_builder, value, values};
 
 #[test]
 fn the_counts_of_a_loop_are_shown() {
@@ -67,10 +67,18 @@ fn delays_of_tasks_and_timers_are_shown_of_a_loop_with_metrics() {
         let thread = LoopThread::spawn("worker").expect("a thread");
         thread.handle().enable_metrics();
         let inspector = builder().watch_loop(thread.handle()).start().expect("an inspector");
+        let set_up = |event_loop: &EventLoop| _ = event_loop.run_after(Duration::from_millis(1), |_| ());
         for _ in 0..50 {
-            thread.handle().call(|_| ()).expect("the loop runs");
+            thread.handle().call(set_up).expect("the loop runs");
         }
-        await_body(&inspector, "/api/overview", |json| json.contains("\"task_delays\":["));
+        for key in ["task_delays", "timer_delays"] {
+            // At least one second has counts.
+            let array = format!("\"{key}\":[");
+            let is_counted = |json: &str| {
+                json.split(&array).skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            };
+            await_body(&inspector, "/api/overview", is_counted);
+        }
         let text = body(&inspector, "/metrics");
         let count = text
             .lines()
@@ -136,38 +144,48 @@ fn loops_of_one_name_have_different_labels() {
 }
 
 /// Waits until the loop has been in a callback for at least 30 ms.
-fn await_slow(inspector: &reveille::observe::Inspector) {
+fn await_slow(inspector: &Inspector) {
     await_body(inspector, "/api/overview", |json| {
         value(json, "in_callback").parse::<f64>().is_ok_and(|time| time >= 0.03)
     });
 }
 
-fn slow_part(overview: &str) -> &str {
+/// The entry of the slow callback whose name contains `name`.
+fn slow_entry<'a>(overview: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = overview.split_once("\"slow\":").expect("slow callbacks");
-    rest.split_once("\"servers\":").expect("servers").0
+    let mut entries = rest.split_once("\"servers\":").expect("servers").0.split("{\"loop\":").skip(1);
+    entries.find(|entry| value(entry, "name").contains(name))
+}
+
+/// Waits until a callback with this name has been slow `count` times, and returns its entry.
+#[track_caller]
+fn await_entry(inspector: &Inspector, name: &str, count: usize) -> String {
+    let is_counted =
+        |json: &str| slow_entry(json, name).is_some_and(|entry| value(entry, "count") == count.to_string());
+    let overview = await_body(inspector, "/api/overview", is_counted);
+    slow_entry(&overview, name).expect("as before").to_owned()
 }
 
 #[test]
 fn a_slow_task_is_named_when_it_returns() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("worker").expect("a thread");
-        let inspector = builder().watch_loop(thread.handle()).start().expect("an inspector");
+        let inspector = strict_builder().watch_loop(thread.handle()).start().expect("an inspector");
         for count in 1..=2 {
             let gate = block(&thread);
             await_slow(&inspector);
             drop(gate);
-            let overview = await_body(&inspector, "/api/overview", |json| {
-                values(slow_part(json), "count") == [count.to_string()]
-            });
-            let slow = slow_part(&overview);
-            assert_eq!(value(slow, "loop"), "worker");
-            let name = value(slow, "name");
-            assert!(name.starts_with("a task (") && name.contains("block"), "{name}");
-            assert!(value(slow, "longest").parse::<f64>().expect("a time") >= 0.03, "{slow}");
+            let slow = await_entry(&inspector, "inspector::block", count);
+            assert!(slow.starts_with("\"worker\""), "{slow}");
+            assert!(value(&slow, "name").starts_with("a task ("), "{slow}");
+            assert!(value(&slow, "longest").parse::<f64>().expect("a time") >= 0.03, "{slow}");
         }
         let text = body(&inspector, "/metrics");
-        let counted =
-            text.lines().find(|line| line.starts_with("reveille_slow_callbacks_total{loop=\"worker\""));
+        let is_counted = |line: &&str| {
+            line.starts_with("reveille_slow_callbacks_total{loop=\"worker\"")
+                && line.contains("inspector::block")
+        };
+        let counted = text.lines().find(is_counted);
         assert!(counted.is_some_and(|line| line.ends_with(" 2")), "{text}");
     });
 }
@@ -176,10 +194,12 @@ fn a_slow_task_is_named_when_it_returns() {
 fn a_slow_callback_of_a_connection_is_named_by_its_handler_and_peer() {
     with_watchdog(LIMIT, || {
         let (gate, opened) = mpsc::channel::<()>();
+        let (has_begun, begun) = mpsc::channel();
         let (sender, server) = mpsc::channel();
         let _thread = LoopThread::spawn_with("server", move |event_loop| {
             let server = TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |_, input| {
                 input.clear();
+                let _ = has_begun.send(());
                 let _ = opened.recv();
             })?;
             sender.send(server.handle()).expect("the test waits");
@@ -187,19 +207,17 @@ fn a_slow_callback_of_a_connection_is_named_by_its_handler_and_peer() {
         })
         .expect("a server");
         let server = server.recv().expect("a handle");
-        let inspector = builder().watch_server("gate", &server).start().expect("an inspector");
+        let inspector = strict_builder().watch_server("gate", &server).start().expect("an inspector");
         await_body(&inspector, "/api/overview", |json| values(json, "state") == ["running"]);
         let address = server.local_addr().expect("an IP address");
         let mut client = std::net::TcpStream::connect(address).expect("a connection");
         client.write_all(b"x").expect("sent");
+        begun.recv().expect("a callback");
         await_slow(&inspector);
         drop(gate);
-        let overview =
-            await_body(&inspector, "/api/overview", |json| values(slow_part(json), "count") == ["1"]);
-        let slow = slow_part(&overview);
-        assert!(value(slow, "name").starts_with("a callback of a connection ("), "{slow}");
+        let slow = await_entry(&inspector, "a callback of a connection (", 1);
         let local = client.local_addr().expect("an address");
-        assert_eq!(value(slow, "object"), format!("a connection with {local}"));
+        assert_eq!(value(&slow, "object"), format!("a connection with {local}"));
     });
 }
 
@@ -212,16 +230,16 @@ fn an_inspector_and_a_watchdog_both_name_a_callback() {
             let _ = reports.send(blocked.callback().to_owned());
         });
         let watchdog = watchdog.expect("a watchdog");
-        let inspector = builder().watch_loop(thread.handle()).start().expect("an inspector");
+        let inspector = strict_builder().watch_loop(thread.handle()).start().expect("an inspector");
         await_body(&inspector, "/api/overview", |json| values(json, "state") == ["running"]);
         watchdog.watch(thread.handle());
         let gate = block(&thread);
-        let reported = reported.recv().expect("a report");
+        let mut reports = reported.iter();
+        let reported = reports.find(|name| name.contains("inspector::block")).expect("a report");
         await_slow(&inspector);
         drop(gate);
-        let overview =
-            await_body(&inspector, "/api/overview", |json| values(slow_part(json), "count") == ["1"]);
-        assert_eq!(value(slow_part(&overview), "name"), reported);
+        let slow = await_entry(&inspector, "inspector::block", 1);
+        assert_eq!(value(&slow, "name"), reported);
     });
 }
 
@@ -229,18 +247,12 @@ fn an_inspector_and_a_watchdog_both_name_a_callback() {
 fn a_short_callback_is_not_slow() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("worker").expect("a thread");
-        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        let inspector = reveille::observe::Inspector::builder()
-            .listen_tcp(any)
-            .slow_callbacks(Duration::from_secs(3600))
-            .watch_loop(thread.handle())
-            .start()
-            .expect("an inspector");
+        let inspector = builder().watch_loop(thread.handle()).start().expect("an inspector");
         let gate = block(&thread);
         await_slow(&inspector);
         drop(gate);
         await_body(&inspector, "/api/overview", |json| value(json, "in_callback") == "null");
         let overview = body(&inspector, "/api/overview");
-        assert!(values(slow_part(&overview), "count").is_empty(), "{overview}");
+        assert!(overview.contains("\"slow\":[]"), "{overview}");
     });
 }

@@ -1,8 +1,8 @@
 //! The callbacks of a loop that take long, for an inspector on another thread.
 //!
-//! The loop numbers its callbacks, which costs it a few instructions for each. The inspector marks
-//! a number that has stayed the same for some time. When the marked callback returns, the loop
-//! describes it. So only callbacks that take long are described, unlike those of a
+//! The loop numbers its callbacks, which costs it a few instructions for each. The inspector looks
+//! at the number from time to time, and marks the callback that runs. When a marked callback has
+//! returned, the loop describes it. So few callbacks are described, unlike those of a
 //! [`Pulse`](super::pulse::Pulse), which are described before they run.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
