@@ -105,13 +105,13 @@ impl Hub {
     }
 
     /// Changes the name of a guest to one that was reserved.
-    pub(crate) fn rename(&self, room: &str, old: &str, new: &str) -> Result<(), SendError> {
+    pub(crate) fn rename(&self, room: &str, old: &str, new: &str) {
         let mut state = self.state();
         state.names.confirm(new);
         state.rooms.leave(room, old);
         // The guest is in the room, so the room exists.
         let _ = state.rooms.enter(room, new);
-        self.notice(&mut state, room, format!("* {old} is now {new}"))
+        self.notice(&mut state, room, format!("* {old} is now {new}"));
     }
 
     /// The names that this process uses.
@@ -122,7 +122,8 @@ impl Hub {
     // --- Rooms ---
 
     /// Moves a guest from room `old`, if any, into room `new`: sends the history to the guest, and
-    /// then all lines.
+    /// then all lines. The inner error is that of the connection; a guest without an old room is in
+    /// no room then.
     pub(crate) fn enter(
         &self,
         conn: &TcpConnection,
@@ -136,8 +137,7 @@ impl Hub {
         if let Some(old) = old {
             self.group(format).leave(old, conn.id());
             state.rooms.leave(old, guest);
-            // A room that misses this line has missed others, and its guests know.
-            let _ = self.notice(&mut state, old, format!("* {guest} has left"));
+            self.notice(&mut state, old, format!("* {guest} has left"));
         }
         let history = state.rooms.history(new);
         let mut greeting = Vec::new();
@@ -147,10 +147,14 @@ impl Hub {
         }
         greeting.extend(format.encode(&format!("* you are {guest} in {new}")));
         if let Err(error) = conn.send(greeting) {
+            if old.is_none() {
+                state.rooms.leave(new, guest);
+            }
             return Ok(Err(error));
         }
         self.group(format).join(new.to_owned(), &conn.handle());
-        Ok(self.notice(&mut state, new, format!("* {guest} is in {new}")))
+        self.notice(&mut state, new, format!("* {guest} is in {new}"));
+        Ok(Ok(()))
     }
 
     /// Removes a guest. `what` says what has happened.
@@ -158,7 +162,7 @@ impl Hub {
         let mut state = self.state();
         self.group(format).leave(room, conn.id());
         state.rooms.leave(room, guest);
-        let _ = self.notice(&mut state, room, format!("* {guest} {what}"));
+        self.notice(&mut state, room, format!("* {guest} {what}"));
     }
 
     /// The number of guests in a room, and the first `most` names.
@@ -207,10 +211,11 @@ impl Hub {
     }
 
     /// The state is locked, so the other processes get the lines in the same order.
-    fn notice(&self, _: &mut State, room: &str, text: String) -> Result<(), SendError> {
-        let result = self.send(room, &text);
+    fn notice(&self, _: &mut State, room: &str, text: String) {
+        if let Err(error) = self.send(room, &text) {
+            log::warn!("{room}: a notice was not sent to all: {error}");
+        }
         self.publish(Content::Notice { room: room.to_owned(), text });
-        result
     }
 
     fn publish(&self, content: Content) {

@@ -184,12 +184,11 @@ impl Member {
     }
 
     fn rename(&mut self, conn: &TcpConnection, name: &str) -> Result<(), SendError> {
-        self.reply(conn, &format!("* you are {name} in {}", self.room))?;
-        // An overloaded room misses this line.
-        let _ = self.hub.rename(&self.room, &self.name, name);
+        self.hub.rename(&self.room, &self.name, name);
         self.hub.release(&self.name);
         name.clone_into(&mut self.name);
-        Ok(())
+        // The notice to the room follows: it is a task.
+        self.reply(conn, &format!("* you are {name} in {}", self.room))
     }
 
     /// Leaves the chat. `reason` is that of a connection that has closed.
