@@ -182,7 +182,7 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "services_client",
-        arguments: &[],
+        arguments: &["--bytes", "100000", "--timeout", "3600"],
         lifetime: Requests { server: "services" },
         on_closed_output: Fails,
         started_inputs: &[],
