@@ -170,7 +170,7 @@ pub(super) const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "services_client",
-        arguments: &[],
+        arguments: &["--bytes", "100000", "--timeout", "3600"],
         lifetime: Requests { server: "services" },
         on_closed_output: Fails,
         started_inputs: &[],
