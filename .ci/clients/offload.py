@@ -32,11 +32,15 @@ PANICKED_REPLY = b"error: the job has panicked\n"
 class Server:
     """The program under test, on a port that the kernel selects."""
 
+    # A failed check leaves some running.
+    started = []
+
     def __init__(self, program, *options):
         command = [program, "--listen", "127.0.0.1:0", *options]
         # Panics are part of the check; their messages are read at the end.
         environment = {**os.environ, "RUST_BACKTRACE": "0"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        Server.started.append(self.process)
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise CheckFailed(f"the server printed {line!r}")
@@ -418,6 +422,11 @@ def main():
             check(options.program)
     except (CheckFailed, OSError) as failure:
         sys.exit(f"offload.py: {failure} (seed {options.seed})")
+    finally:
+        for process in Server.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 import peer
 import transfer_abuse
 from peer import CheckFailed, check_equal
-from transfer_peers import Outcome, Relay, Server, directories, fresh, get, read, start_get, sums, write
+from transfer_peers import Outcome, Relay, Server, directories, end_all, fresh, get, read, start_get, sums, write
 
 BIG = 24 << 20
 # The relay stalls after this many bytes. The client has then received less than that of the big file.
@@ -364,6 +364,8 @@ def main():
             print(f"    {server.stop()}", flush=True)
         except (CheckFailed, OSError, subprocess.CalledProcessError) as failure:
             sys.exit(f"transfer.py: {failure} (seed {options.seed})")
+        finally:
+            end_all()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,30 @@ import peer
 from peer import CheckFailed, check_equal
 
 
+# Everything that was started. A failed check leaves some of it.
+started = []
+
+
+def start(command, **options):
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+    started.append(process)
+    return process
+
+
+def end_all():
+    """Kills what is still running."""
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Server:
     """`transfer serve`, on a port that the kernel selects."""
 
     def __init__(self, program, root, *options, port=0):
         command = [program, *options, "--listen", f"127.0.0.1:{port}", "serve", root]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = start(command)
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise CheckFailed(f"the server printed {line!r}")
@@ -51,7 +69,7 @@ class Server:
 
 def start_get(program, port, name, destination, *options, stderr=subprocess.PIPE):
     command = [program, *options, "get", f"127.0.0.1:{port}", name, destination]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    return start(command, stderr=stderr)
 
 
 class Outcome:
@@ -101,7 +119,9 @@ class Relay:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self.port_of_server))
+                # Otherwise the kernel may hold all of a file while the relay stalls.
+                server = peer.connect("127.0.0.1", self.port_of_server, receive_buffer=1 << 20)
+                server.settimeout(None)
             except OSError:
                 # The server restarts.
                 client.close()
