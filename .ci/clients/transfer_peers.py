@@ -119,7 +119,9 @@ class Relay:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self.port_of_server))
+                # Otherwise the kernel may hold all of a file while the relay stalls.
+                server = peer.connect("127.0.0.1", self.port_of_server, receive_buffer=1 << 20)
+                server.settimeout(None)
             except OSError:
                 # The server restarts.
                 client.close()
