@@ -1,5 +1,5 @@
-//! The slow callbacks that an inspector has seen, by the label of the loop and the name. A loop that
-//! gets the label of one that has ended continues its counts.
+//! The slow callbacks that an inspector has seen, by the label of the loop and the name. A loop
+//! that gets the label of one that has ended continues its counts.
 
 use std::time::{Duration, Instant};
 
