@@ -31,7 +31,9 @@ class Chat(Server):
     """The example, in a process of its own."""
 
     def __init__(self, program, *arguments, listen="127.0.0.1:0", http="127.0.0.1:0"):
-        super().__init__("chat", [program, "--listen", listen, "--http", http, *arguments])
+        # The checks interrupt connections, of which the program warns.
+        environment = {**os.environ, "RUST_LOG": "error"}
+        super().__init__("chat", [program, "--listen", listen, "--http", http, *arguments], environment)
         lines = [self.process.stdout.readline().decode() for _ in range(3)]
         addresses = [re.fullmatch(r"(?:listening|page) on ([\d.]+):(\d+)\n", line) for line in lines[:2]]
         if None in addresses or not lines[2].startswith("try: nc "):
