@@ -1,14 +1,15 @@
 #!/usr/bin/python3
-"""Checks the example `http` with curl, wrk, ab, h2load, http.client and requests, and with misbehaving clients.
+"""Checks the example `http` with curl, wrk, ab, h2load, http.client, requests and Chromium, and with misbehaving clients.
 
 usage: http_server.py PROGRAM [--seed N]
 
 The server runs in a temporary folder, on a port that the kernel selects. Needs the packages of Debian for these clients;
-this interpreter is that of Debian, which has python3-requests.
+this interpreter is that of Debian, which has python3-requests and python3-websockets.
 """
 
 import argparse
 import http.client
+import json
 import os
 import random
 import re
@@ -21,6 +22,7 @@ import requests
 
 import http_abuse
 import peer
+from chromium import Browser
 from peer import CheckFailed, check_equal
 
 MAX_MEMORY = 96 << 20
@@ -309,6 +311,28 @@ def check_programs(server, folder, big):
         run("h2load", "--h1", "-n", "20000", "-c", "50", "-m", depth, f"{url}/small.txt", must_have="20000 2xx, 0 3xx, 0 4xx, 0 5xx")
 
 
+def check_browser(server, folder, small):
+    """The pages of directories, and files behind their links, in a browser."""
+    browser = Browser(folder)
+    try:
+        for path, name, content in [("/", "small.txt", small.decode()), ("/list/", '<b>&".json', "{}")]:
+            browser.call("Page.navigate", url=server.url + path)
+            ready = f"location.pathname == '{path}' && document.readyState == 'complete'"
+            browser.await_true(ready, f"{path} is not loaded")
+            link = f"[...document.links].find(link => link.textContent == {json.dumps(name)})"
+            browser.await_true(f"{link} != undefined", f"{path} has no link to {name}")
+            browser.evaluate(f"{link}.click()")
+            browser.await_true(f"location.pathname != '{path}' && document.readyState == 'complete'", f"the link to {name}")
+            text = browser.evaluate("document.querySelector('pre').textContent")
+            check_equal(text, content, f"{name} in the browser")
+        # A browser requests an icon by itself, which the site does not have.
+        complaints = [complaint for complaint in browser.complaints if "404" not in complaint]
+        check_equal(complaints, [], "the complaints of the browser")
+    finally:
+        browser.close()
+    print("    Chromium: pages of directories, and files behind their links")
+
+
 def check_tls(program, folder, big):
     cert, key, path = (os.path.join(folder, name) for name in ["cert.pem", "key.pem", "file"])
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost",
@@ -353,6 +377,7 @@ def check(options):
             check_pipelining(server, small, big)
             check_system_calls(server, folder, small)
             check_programs(server, folder, big)
+            check_browser(server, folder, small)
             http_abuse.refusals(server.connect)
             http_abuse.unwanted_bodies(server.connect)
             http_abuse.garbage(server.connect, options.seed)

@@ -23,7 +23,7 @@ import time
 from prometheus_client.parser import text_string_to_metric_families
 
 import peer
-from inspector_browser import Browser
+from chromium import Browser
 from peer import CheckFailed, check_equal
 
 FILE = 1024
