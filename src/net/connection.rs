@@ -159,6 +159,8 @@ pub(super) struct ConnectionCore {
     /// Declared after `transport`, so that it drops later and closes the last descriptor of the
     /// socket.
     last_fd: LastFd,
+    /// The link with another connection, also after it has ended.
+    relay: Cell<Option<Relay>>,
     deadlines: Deadlines,
     membership: Membership,
     connection_id: ConnectionId,
@@ -178,8 +180,6 @@ pub(super) struct ConnectionCore {
     timers: Cell<Option<Box<Timers>>>,
     /// Calls of the handler that wait until no callback is running.
     waiting_calls: Cell<Option<Box<WaitingCalls>>>,
-    /// The link with another connection, also after it has ended.
-    relay: Cell<Option<Relay>>,
     /// Set after a link has ended, while the relayed bytes are still being delivered.
     delivery: Cell<Option<Box<Delivery>>>,
     /// The graceful close in progress.
