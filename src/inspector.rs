@@ -77,7 +77,7 @@ const MORE_CLIENTS: usize = 16;
 /// ```
 ///
 /// # Access
-/// Every process of the machine can connect to a loopback address, whoever its user is; a Unix
+/// Every process of the machine can connect to a loopback address, also one of another user; a Unix
 /// socket has the permissions of its owner only. The inspector refuses other addresses, unless
 /// [`permit_remote`](InspectorBuilder::permit_remote) permits them: it neither encrypts nor
 /// authenticates. Over TCP it serves only requests for `localhost`, a loopback address, or an

@@ -19,7 +19,7 @@ pub(crate) struct Schedule {
 
 pub(crate) struct Job {
     pub(crate) request: Request,
-    /// The place of the reply. Owned by whatever has to reply, so a request has exactly one reply.
+    /// The place of the reply. Its owner has to reply, so a request has exactly one reply.
     pub(crate) slot: ReplySlot,
     pub(crate) event_loop: LoopHandle,
 }

@@ -57,7 +57,7 @@ struct Arguments {
     request: Request,
 }
 
-/// What is requested, whatever the transport.
+/// What is requested, by either transport.
 #[derive(Clone, Copy)]
 struct Request {
     bytes: usize,

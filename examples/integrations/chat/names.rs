@@ -1,4 +1,4 @@
-//! The names of guests: each is in use once, whatever its case.
+//! The names of guests: each is in use once, in upper or lower case.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -125,7 +125,7 @@ impl Part {
             return Ok(false);
         }
         if is_executable {
-            // Whoever may read it may execute it.
+            // Those who may read it may execute it.
             let mode = Mode::from_raw_mode(rustix::fs::fstat(&self.file)?.st_mode & 0o777);
             let readable = mode & (Mode::RUSR | Mode::RGRP | Mode::ROTH);
             rustix::fs::fchmod(&self.file, mode | Mode::from_raw_mode(readable.bits() >> 2))?;

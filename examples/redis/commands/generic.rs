@@ -1,4 +1,4 @@
-//! Commands of keys, whatever their values are.
+//! Commands of keys with values of any type.
 
 use super::super::database::{Millis, NEVER};
 use super::super::glob;

@@ -11,8 +11,8 @@ use std::mem::ManuallyDrop;
 use super::future_table::FutureKey;
 use crate::event_loop::trimming::slack::{Slack, is_large, retained};
 
-/// The identity of a loop: the address of its shared state, or 0 for no loop. Whoever compares it
-/// holds a reference to that state, so the address is not reused.
+/// The identity of a loop: the address of its shared state, or 0 for no loop. A caller
+/// that compares it holds a reference to that state, so the address is not reused.
 pub(in crate::event_loop) type LoopAddress = usize;
 
 struct Ready {

@@ -23,8 +23,8 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The number of bytes that a peer may send in this time. One that sends more is not about to
-/// finish, such as a server whose client has cancelled a download, and would be read in vain for
-/// the whole time.
+/// finish, such as a server whose client has cancelled a download, and its bytes would be
+/// discarded for the whole time.
 const MAX_DISCARDED: usize = 1 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
