@@ -1,6 +1,6 @@
 //! Sends the lines of its standard input over TLS, and prints what the server returns.
 //!
-//! Try it with `tls_echo`, whose `--cert` file it gets as `--ca`. It prints the version of TLS, the
+//! Try it with `tls_echo`, whose certificate it gets as `--ca`. It prints the version of TLS, the
 //! cipher suite and the protocol of the session, and says why a server is not trusted.
 
 #[path = "../shared/options.rs"]
