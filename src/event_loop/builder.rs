@@ -100,11 +100,12 @@ impl EventLoopBuilder {
     /// While the loop spins, a post to it costs no system call and is seen within a microsecond.
     /// Meanwhile the loop keeps a processor busy.
     ///
-    /// An adaptive loop spins for at most 10 us, and only after tasks from other threads. It keeps
-    /// spinning while they post again within that time, as loops that exchange messages do. If the
-    /// producers share its processor, it yields that to them instead (sched_yield(2)). While it
-    /// finds nothing it backs off exponentially, to one spin in 1024 waits. In a burst of tasks it
-    /// takes batches at most every 8 us, which lets the producers proceed.
+    /// An adaptive loop spins as long as two wake-ups take, which it measures: 10 to 100 us. It
+    /// spins only after tasks from other threads, and keeps spinning while they post again within
+    /// that time, as loops that exchange messages do. If the producers share its processor, it
+    /// yields that to them instead (sched_yield(2)). While it finds nothing it backs off
+    /// exponentially, to one spin in 1024 waits. In a burst of tasks it takes batches at most every
+    /// 8 us, which lets the producers proceed.
     ///
     /// [`Duration::ZERO`] never spins, so that the loop uses no more processor time than its work
     /// takes. Any other value spins before every wait, for the lowest latency on a dedicated

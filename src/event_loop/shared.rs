@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
 use super::counters::{AtomicCounters, LoopCounters};
+use super::spin::WakeTime;
 use crate::event_loop::containment::logger;
 use crate::event_loop::deliveries::Deliveries;
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) deliveries: Deliveries,
     pub(super) mailbox: MailboxLimit,
     pub(super) wakeup: EventFd,
+    pub(super) wake_time: WakeTime,
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
     pub(super) counters: AtomicCounters,
@@ -57,6 +59,7 @@ impl Shared {
             // follows a readiness event and does not block, because the loop is the only reader. A
             // write would block only at 2^64 - 2 unread wake-ups, and each sleep has at most one.
             wakeup: EventFd::builder().blocking().build()?,
+            wake_time: WakeTime::new(),
             remote_timers: RemoteTimers::new(),
             clock,
             counters: AtomicCounters::default(),
@@ -102,6 +105,7 @@ impl Shared {
     pub(super) fn wake(&self, wake: Wake) {
         if wake == Wake::Needed && !self.is_inherited() {
             self.counters.count_wake();
+            self.wake_time.set();
             // Only loops write to the counter, so it cannot be full. A plain write is enough;
             // `signal` would poll for writability first.
             if let Err(error) = self.wakeup.write(1) {

@@ -11,7 +11,7 @@ impl EventLoop {
     /// Phase 2. Before it sleeps, the loop announces the sleep to other threads, so that they wake
     /// it.
     pub(super) fn wait(&self, wait: Wait) -> io::Result<()> {
-        let Inner { poller, wake_unread, .. } = &*self.inner;
+        let Inner { poller, shared, spin, wake_unread, .. } = &*self.inner;
         if wait == Wait::No {
             wake_unread.set(false);
             return poller.wait(Wait::No);
@@ -24,7 +24,15 @@ impl EventLoop {
         if !self.wait_and_trim(wait)? {
             return Ok(());
         }
-        if wait == Wait::Forever && self.has_no_sources() { self.sleep_in_read() } else { poller.wait(wait) }
+        let slept = if wait == Wait::Forever && self.has_no_sources() {
+            self.sleep_in_read()
+        } else {
+            poller.wait(wait)
+        };
+        if let Some(taken) = shared.wake_time.take_elapsed() {
+            spin.record_wake_up(taken);
+        }
+        slept
     }
 
     /// Announces the sleep and returns `true`. Returns `false`, with the descriptors polled, if
