@@ -3,12 +3,17 @@
 
     cargo build --profile bench --example redis
     benches/redis.py target/release/examples/redis [--requests 200000] [--rounds 5] [--pipeline 1,16] [--tests get,set]
+                     [--cpus 1] [--busy-poll 30]
 
-Needs redis-server and redis-benchmark. The servers take turns, on CPU 0; the client is on CPU 1. For each test it prints
-the requests per second, and the microseconds of the server's CPU time per request, which do not depend on the client or
-on other programs: the median of the rounds, the range, and the ratio to redis-server, as median and range of the ratios
-within a round. With pipelined requests, the client may be the limit of both, and then only the CPU time tells them apart.
-redis-server runs without persistence and with one thread for I/O, which is its default.
+Needs redis-server and redis-benchmark. The servers take turns. For each test it prints the requests per second, and the
+microseconds of the server's CPU time per request: the median of the rounds, the range, and the ratio to redis-server, as
+median and range of the ratios within a round. redis-server runs without persistence and with one thread for I/O, which is
+its default.
+
+With `--cpus 1`, server and client share CPU 0. Then the requests per second depend on the work of both, as on a machine
+whose processors are all in use. With `--cpus 2`, the default, the client is on CPU 1. Then it is the limit: the servers
+are idle for a third of the time or more, and a client that sends to a server that sleeps has to wake it, which the faster
+server causes more often. `--busy-poll` makes the example check for requests before it sleeps, which avoids that.
 """
 
 import argparse
@@ -32,7 +37,7 @@ FEWER = {"lrange_100": 4, "lrange_300": 10, "lrange_500": 16, "lrange_600": 20, 
 class Server:
     def __init__(self, name, command, port):
         self.name, self.port = name, port
-        self.process = subprocess.Popen(["taskset", "-c", "0", *command], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(on_cpu(0, command), stdout=subprocess.DEVNULL)
         end = time.monotonic() + 10
         while True:
             try:
@@ -62,13 +67,17 @@ class Server:
         self.process.wait(10)
 
 
+def on_cpu(cpu, command):
+    return ["taskset", "-c", str(cpu), *command]
+
+
 def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
 
 
-def measure(server, test, requests, pipeline, keyspace):
+def measure(server, test, requests, pipeline, keyspace, client_cpu):
     """Returns the requests per second, and the microseconds of CPU time per request."""
     server.command("FLUSHALL")
     if test.startswith("lrange"):
@@ -83,7 +92,7 @@ def measure(server, test, requests, pipeline, keyspace):
                 server.command("RPUSH", "mylist", *["xxx"] * 10_000)
     options = ["-n", str(requests), "-P", str(pipeline), "-q", *(["-r", str(keyspace)] if keyspace else [])]
     before = server.cpu_seconds()
-    run = ["taskset", "-c", "1", "redis-benchmark", "-p", str(server.port), *options, *command]
+    run = on_cpu(client_cpu, ["redis-benchmark", "-p", str(server.port), *options, *command])
     output = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     cpu = server.cpu_seconds() - before
     rates = re.findall(r": ([\d.]+) requests per second", output)
@@ -109,6 +118,8 @@ def main():
     parser.add_argument("--pipeline", default="1,16", help="the numbers of pipelined requests")
     parser.add_argument("--tests", default=",".join(TESTS))
     parser.add_argument("--keyspace", type=int, default=0, help="the number of random keys; default: one key")
+    parser.add_argument("--cpus", type=int, choices=(1, 2), default=2, help="of server and client together")
+    parser.add_argument("--busy-poll", type=int, default=0, help="the option of the example")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         servers = []
@@ -117,14 +128,15 @@ def main():
             command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no", "--io-threads", "1"]
             servers.append(Server("redis-server", command, port))
             port = free_port()
-            servers.append(Server("the example", [options.program, "--listen", f"127.0.0.1:{port}", "--max-memory", "1024"], port))
+            command = [options.program, "--listen", f"127.0.0.1:{port}", "--max-memory", "1024", "--busy-poll", str(options.busy_poll)]
+            servers.append(Server("the example", command, port))
             for pipeline in map(int, options.pipeline.split(",")):
                 for test in options.tests.split(","):
                     requests = max(options.requests // FEWER.get(test, 1) // (1 if pipeline > 1 else 4), 1000)
                     results = {server.name: [] for server in servers}
                     for _ in range(options.rounds):
                         for server in servers:
-                            results[server.name].append(measure(server, test, requests, pipeline, options.keyspace))
+                            results[server.name].append(measure(server, test, requests, pipeline, options.keyspace, options.cpus - 1))
                     (rates, costs), (own_rates, own_costs) = (zip(*results[server.name]) for server in servers)
                     print(f"-P {pipeline} {test}: {summary(rates)} requests/s of redis-server, {summary(own_rates)} of the example, "
                           f"ratio {ratio(own_rates, rates)}; CPU {summary(costs, 2)} us and {summary(own_costs, 2)} us per request, "

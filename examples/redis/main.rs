@@ -48,6 +48,8 @@ const USAGE: &str = "usage: redis [OPTION VALUE]...
                 reply; a command that would exceed it gets an error; default: 256
   --timeout     the time in seconds without a command after which a connection is closed; default:
                 0, which stands for never
+  --busy-poll   the time in microseconds for which the server checks for requests before it sleeps; it
+                then keeps a processor busy, and clients need not wake it; default: 0
   --grace       the time in seconds for connections to close after a signal; default: 3";
 
 const MIB: usize = 1 << 20;
@@ -65,7 +67,7 @@ const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
 const EXPIRY_BUDGET: usize = 20_000;
 
 fn main() -> ExitCode {
-    let names = ["--listen", "--max-memory", "--timeout", "--grace"];
+    let names = ["--listen", "--max-memory", "--timeout", "--busy-poll", "--grace"];
     options::main(USAGE, &names, &[], |options| Ok(run(&Arguments::parse(options)?)?))
 }
 
@@ -74,6 +76,7 @@ struct Arguments {
     /// In bytes.
     max_memory: usize,
     timeout: Option<Duration>,
+    busy_poll: Option<Duration>,
     grace: Duration,
 }
 
@@ -85,17 +88,23 @@ impl Arguments {
         // Twice the limit is computed below.
         let max_memory = mib.get().checked_mul(4 * MIB).map(|bytes| bytes / 4);
         let timeout = options.get("--timeout", 0, "a number of seconds")?;
+        let busy_poll = options.get("--busy-poll", 0, "a number of microseconds")?;
         Ok(Arguments {
             listen: serving::listen(options, 6380)?,
             max_memory: max_memory.ok_or_else(|| options.wrong(format!("`{mib}` is too much memory")))?,
             timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
+            busy_poll: (busy_poll > 0).then(|| Duration::from_micros(busy_poll)),
             grace: serving::grace(options)?,
         })
     }
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    let event_loop = EventLoop::new()?;
+    let mut builder = EventLoop::builder();
+    if let Some(busy_poll) = arguments.busy_poll {
+        builder = builder.busy_poll(busy_poll);
+    }
+    let event_loop = builder.build()?;
     let max_memory = arguments.max_memory;
     let max_command = max_memory.min(LONGEST_ARGUMENT + MIB);
     let shared = Rc::new(Shared::new(&event_loop, max_memory));
