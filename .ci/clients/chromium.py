@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import subprocess
+import tempfile
 import time
 import urllib.request
 
@@ -14,20 +15,32 @@ from peer import CheckFailed
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--window-size=1400,1500",
+    "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0",
 ]
 DEADLINE = 60
+
+# The codes of the keys that differ from their letters.
+CODES = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40, "/": 191}
+ALT = 1
 
 
 class Browser:
     """A browser with one page. What the page requests and reports is recorded."""
 
-    def __init__(self, folder):
-        data = os.path.join(folder, "browser")
+    def __init__(self, folder, size=(1400, 1500)):
+        data = tempfile.mkdtemp(dir=folder)
+        window = f"--window-size={size[0]},{size[1]}"
         self.process = subprocess.Popen(
-            ["chromium", *FLAGS, f"--user-data-dir={data}", "about:blank"],
+            ["chromium", *FLAGS, window, f"--user-data-dir={data}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
+        try:
+            self._connect(data)
+        except BaseException:
+            self._end()
+            raise
+
+    def _connect(self, data):
         port = self._await_port(os.path.join(data, "DevToolsActivePort"))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=DEADLINE) as reply:
             pages = [target for target in json.load(reply) if target["type"] == "page"]
@@ -37,6 +50,12 @@ class Browser:
         self.requests, self.complaints = [], []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
     def _await(self, begin):
         async def wait():
@@ -74,6 +93,8 @@ class Browser:
         parameters = message.get("params", {})
         if message["method"] == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
+        elif message["method"] == "Network.webSocketCreated":
+            self.requests.append(parameters["url"])
         elif message["method"] == "Runtime.exceptionThrown":
             self.complaints.append(parameters["exceptionDetails"].get("exception", {}).get("description", "an exception"))
         elif message["method"] == "Log.entryAdded" and parameters["entry"]["level"] == "error":
@@ -90,15 +111,20 @@ class Browser:
         end = time.monotonic() + DEADLINE
         while not self.evaluate(expression):
             if time.monotonic() > end:
-                raise CheckFailed(f"the page: {what} (not within {DEADLINE} s)")
+                shown = self.evaluate("document.body?.innerText")
+                raise CheckFailed(f"the page: {what} (not within {DEADLINE} s); it shows: {shown}")
             time.sleep(0.1)
 
-    def press(self, key):
-        code = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "Tab": 9}.get(key, 0)
-        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        event = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+    def press(self, key, modifiers=0):
+        code = CODES.get(key, ord(key.upper()) if len(key) == 1 else 0)
+        event = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code, "modifiers": modifiers}
+        event["code"] = {"/": "Slash"}.get(key, f"Key{key.upper()}" if key.isalpha() and len(key) == 1 else key)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 and not modifiers else "")
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, text):
+        self.call("Input.insertText", text=text)
 
     def set_colours(self, scheme):
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -111,6 +137,9 @@ class Browser:
     def close(self):
         self._await(self.socket.close)
         self.tasks.close()
+        self._end()
+
+    def _end(self):
         self.process.terminate()
         try:
             self.process.wait(timeout=15)
