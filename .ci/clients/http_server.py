@@ -113,6 +113,7 @@ def check_files(server, small, big):
     check_equal((found[0], found[1]["Location"]), (301, "/sub/?q=1"), "a directory without a slash")
     page = get(connection, "/list/")[2]
     check_equal(b'<a href="%3Cb%3E%26%22.json">&lt;b&gt;&amp;&quot;.json</a>' in page, True, "a listing")
+    check_equal(b"in.txt" in get(connection, "/")[2], False, "a symbolic link, which is not served, in a listing")
     check_equal(b"<b>" in page or b"hidden" in get(connection, "/")[2], False, "markup or hidden names in a listing")
     check_equal(get(connection, "/small.txt", "POST")[0], 405, "POST")
     check_equal(get(connection, "*", "OPTIONS")[1]["Allow"], "GET, HEAD, OPTIONS, PUT", "OPTIONS *")

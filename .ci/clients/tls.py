@@ -250,7 +250,10 @@ def check_s_server(examples):
             expect(result.returncode == 1, f"{version} without a client certificate: {result}")
     with s_server("-cert", "stranger.pem", "-key", "stranger.key") as port:
         result = client(examples, port)
-        expect(result.returncode == 1 and b"UnknownIssuer" in result.stderr, f"unknown authority: {result}")
+        expect(result.returncode == 1 and b"no trusted authority" in result.stderr, f"unknown authority: {result}")
+    with s_server("-cert", "ca.pem", "-key", "ca.key") as port:
+        result = client(examples, port)
+        expect(result.returncode == 1 and b"CA:TRUE" in result.stderr, f"the certificate of an authority: {result}")
 
 
 def check_dates(examples):

@@ -126,6 +126,7 @@ fn http() -> Http {
 /// Serves a connection until the client or a stop ends it.
 async fn serve(stream: ByteStream, http: Arc<Http>) -> io::Result<()> {
     let stop = stream.stop_requested();
+    let peer = stream.peer_address()?;
     let mut connection = pin!(http.serve_connection(stream, service_fn(respond)));
     let ended = match select(stop, connection.as_mut()).await {
         future::Either::Left(((), _)) => {
@@ -137,7 +138,8 @@ async fn serve(stream: ByteStream, http: Arc<Http>) -> io::Result<()> {
     };
     // Of the client: it has broken the protocol, or its connection.
     if let Err(error) = ended {
-        log::info!("{error}");
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        log::info!("{peer}: {error}{cause}");
     }
     Ok(())
 }

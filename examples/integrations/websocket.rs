@@ -105,11 +105,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 /// Serves a connection until the client or a stop ends it.
 async fn serve(stream: ByteStream, config: WebSocketConfig) -> io::Result<()> {
     let stop = stream.stop_requested();
+    let peer = stream.peer_address()?;
     let accepted = timeout(HANDSHAKE, accept_async_with_config(stream, Some(config))).await;
     let mut socket = match accepted {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => {
-            log::info!("no handshake: {error}");
+            log::info!("{peer}: no handshake: {error}");
             return Ok(());
         }
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
@@ -123,7 +124,7 @@ async fn serve(stream: ByteStream, config: WebSocketConfig) -> io::Result<()> {
         // The close handshake is complete.
         Some(Ok(())) => return Ok(()),
         Some(Err(error)) => {
-            log::info!("{error}");
+            log::info!("{peer}: {error}");
             match code_of(error) {
                 Some(code) => code,
                 // The connection is broken, or the client has left without a close.

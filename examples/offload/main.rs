@@ -55,8 +55,8 @@ const USAGE: &str = "usage: offload [OPTION VALUE]...
   --queue    how many requests of all connections may wait for a worker; default: 1024
   --grace    the time in seconds for accepted requests to finish after a signal; default: 3
 
-requests: `primes N` counts the primes up to N, `factor N` returns the prime factors of N, `panic`
-panics";
+requests: `primes N` counts the primes up to N, at most 20000000; `factor N` returns the prime factors
+of N, from 2 to 10^15; `panic` panics";
 
 /// The time that a client has to send the rest of a line.
 const LINE_TIME: Duration = Duration::from_secs(10);

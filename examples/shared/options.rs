@@ -104,11 +104,13 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// The value of an option, or its default. `meaning` completes the message "`value` is not".
+    /// The value of an option, or its default. `meaning` completes the message "`option`: `value` is
+    /// not".
     pub(crate) fn get<T: FromStr>(&self, option: &str, default: T, meaning: &str) -> Result<T, Failure> {
         let Some(value) = self.value(option) else { return Ok(default) };
         let parsed = value.to_str().and_then(|text| text.parse().ok());
-        parsed.ok_or_else(|| self.wrong(format!("`{}` is not {meaning}", value.to_string_lossy())))
+        parsed
+            .ok_or_else(|| self.wrong(format!("`{option}`: `{}` is not {meaning}", value.to_string_lossy())))
     }
 
     /// The value of an option that is a number of seconds, which is not 0.

@@ -470,7 +470,7 @@ fn invalid_arguments_are_rejected_with_the_usage() {
         (&["--by", "magic", "/"], "--by takes io_uring or threads"),
         (
             &["--listen", "many", "/"],
-            "`many` is not an address with a port, such as 127.0.0.1:2008 or [::1]:2008",
+            "`--listen`: `many` is not an address with a port, such as 127.0.0.1:2008 or [::1]:2008",
         ),
     ];
     for (arguments, message) in invalid {

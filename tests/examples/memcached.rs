@@ -46,11 +46,11 @@ fn outcome_of(server: &Server, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn wrong_sizes_are_refused() {
     for (arguments, message) in [
-        (["--memory-limit", "0"], "`0` is not a number of MiB from 1"),
+        (["--memory-limit", "0"], "`--memory-limit`: `0` is not a number of MiB from 1"),
         (["--memory-limit", "99999999999999"], "`99999999999999` is too much memory"),
-        (["--item-size", "1m"], "`1m` is not a number of bytes from 1"),
+        (["--item-size", "1m"], "`--item-size`: `1m` is not a number of bytes from 1"),
         (["--item-size", "134217729"], "`134217729` is more than 128 MiB"),
-        (["--threads", "0"], "`0` is not a number of threads from 1"),
+        (["--threads", "0"], "`--threads`: `0` is not a number of threads from 1"),
     ] {
         let outcome = example::outcome_of("memcached", &arguments);
         let errors = String::from_utf8_lossy(&outcome.stderr).into_owned();

@@ -223,7 +223,7 @@ fn wrong_numbers_are_refused() {
         let outcome = example::outcome_of("offload", &arguments);
         let errors = String::from_utf8_lossy(&outcome.stderr).into_owned();
         assert_eq!(outcome.status.code(), Some(2), "{errors}");
-        assert_eq!(errors.lines().next(), Some(&*format!("offload: {message}")));
+        assert_eq!(errors.lines().next(), Some(&*format!("offload: `{}`: {message}", arguments[0])));
     }
 }
 

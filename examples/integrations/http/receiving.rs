@@ -20,7 +20,7 @@ impl Session {
         request: &Request<'_>,
         upload: Upload,
     ) -> Result<(), SendError> {
-        log::info!("{}: Put /{}", conn.peer_address(), request.target.path.escape_ascii());
+        log::info!("{}: PUT {}", conn.peer_address(), request.target);
         if request.expects_continue {
             conn.send("HTTP/1.1 100 Continue\r\n\r\n")?;
         }

@@ -68,15 +68,18 @@ impl Root {
         }
     }
 
-    /// Returns the sorted entries of a directory, and whether each is a directory.
+    /// Returns the sorted directories and files in a directory, and whether each is a directory.
     pub(crate) fn list(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, bool)>, Status> {
         let directory = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for entry in Dir::new(directory).map_err(status_of)?.take(MAX_ENTRIES) {
             let entry = entry.map_err(status_of)?;
             let name = entry.file_name().to_bytes();
+            // Some file systems do not report the type here.
+            let may_be_served =
+                matches!(entry.file_type(), FileType::Directory | FileType::RegularFile | FileType::Unknown);
             // Hidden files are not served.
-            if !name.starts_with(b".") {
+            if may_be_served && !name.starts_with(b".") {
                 entries.push((name.to_vec(), entry.file_type() == FileType::Directory));
             }
         }

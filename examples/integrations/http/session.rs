@@ -131,13 +131,7 @@ impl Session {
             }
             _ => self.site.respond(&exchange)?,
         };
-        log::info!(
-            "{}: {:?} /{} {}",
-            conn.peer_address(),
-            request.method,
-            request.target.path.escape_ascii(),
-            sent.status.0
-        );
+        log::info!("{}: {} {} {}", conn.peer_address(), request.method, request.target, sent.status.0);
         self.accepted += sent.bytes;
         if persistence == Persistence::Close {
             conn.close_gracefully(LINGER);

@@ -132,7 +132,9 @@ impl fmt::Display for TlsError {
             TlsError::Truncated => f.write_str("the TLS input ended without close_notify"),
             TlsError::HandshakeEnded => f.write_str("the peer ended the connection within the TLS handshake"),
             TlsError::Alert(alert) => write!(f, "the peer sent the TLS alert {alert:?}"),
-            TlsError::Certificate(error) => write!(f, "the certificate of the peer is not valid: {error}"),
+            TlsError::Certificate(error) => {
+                write!(f, "the certificate of the peer is not valid: {}", Problem(error))
+            }
             TlsError::NoCertificate => f.write_str("the client presented no certificate"),
             TlsError::NotTls => f.write_str("the peer does not speak TLS"),
             TlsError::HelloTooLong { limit } => {
@@ -142,6 +144,30 @@ impl fmt::Display for TlsError {
             TlsError::File { path, source } => write!(f, "cannot load {path:?}: {source}"),
             TlsError::ServerName(problem) | TlsError::Settings(problem) => f.write_str(problem),
         }
+    }
+}
+
+/// Formats as what is wrong with a certificate.
+struct Problem<'a>(&'a CertificateError);
+
+impl fmt::Display for Problem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = match self.0 {
+            CertificateError::UnknownIssuer => "no trusted authority has signed it",
+            CertificateError::Expired => "it has expired",
+            CertificateError::NotValidYet => "it is not valid yet",
+            CertificateError::NotValidForName => "it is for another name",
+            CertificateError::Revoked => "it is revoked",
+            CertificateError::BadSignature => "its signature is wrong",
+            CertificateError::BadEncoding => "it cannot be decoded",
+            // The crate of this error is not a dependency, so only its text is available. It is the
+            // result of giving both sides one certificate of `openssl req -x509`.
+            CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+                "it is that of an authority (CA:TRUE), not of a server or client"
+            }
+            other => return other.fmt(f),
+        };
+        f.write_str(problem)
     }
 }
 

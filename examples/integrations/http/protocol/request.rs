@@ -1,5 +1,7 @@
 //! A request, from its head.
 
+use std::fmt;
+
 use httparse::{EMPTY_HEADER, parse_headers};
 
 use super::{Status, Target};
@@ -16,6 +18,18 @@ pub(crate) enum Method {
     Options,
     /// A method that is defined, and that no resource here has.
     Other,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Put => "PUT",
+            Method::Options => "OPTIONS",
+            Method::Other => "another method",
+        })
+    }
 }
 
 /// The body that follows a head.

@@ -1,6 +1,7 @@
 //! The target of a request (RFC 9112, section 3.2), and the file name in it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::{Method, Status};
 
@@ -15,6 +16,13 @@ pub(crate) struct Target<'a> {
     pub(crate) is_hidden: bool,
     /// The query with its `?`, or empty.
     pub(crate) query: &'a [u8],
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slash = if self.is_directory && !self.path.is_empty() { "/" } else { "" };
+        write!(f, "/{}{slash}", self.path.escape_ascii())
+    }
 }
 
 impl<'a> Target<'a> {
