@@ -623,12 +623,20 @@ check_redis_client() {
   await_exit "$client" 10
   background=()
   ((STATUS == 0)) || die "the subscriber ended with status $STATUS"
+  (($(grep -c 'the connection is lost' "$printed") == 1)) || die "the subscriber reports its own end as a loss"
   demonstration=$(bounded 10 "$examples/redis_client" --connect "127.0.0.1:$port") || die "the demonstration failed"
   [[ $demonstration == $'OK\n11\n12\n13\n"13"\n1' ]] || die "the demonstration: $demonstration"
   kill -TERM "$SERVER"
   await_exit "$SERVER" 10
   forget "$SERVER"
+  # The example redis has no subscriptions. Its error ends the client.
+  start redis --listen 127.0.0.1:0
+  rejects 1 redis_client --connect "$HOST:$PORT" SUBSCRIBE news
+  grep -q "error: ERR unknown command 'SUBSCRIBE'" "$work/rejected.err" || die "the error: $(cat "$work/rejected.err")"
+  stop "$SERVER"
   rejects 2 redis_client --connect nonsense
+  rejects 2 redis_client SUBSCRIBE one two
+  rejects 2 redis_client MONITOR
   rejects 1 redis_client --connect "127.0.0.1:$port" --retries 1 PING
 }
 

@@ -59,7 +59,8 @@ A TCP load balancer. A BACKEND is an address with a port.
                      where N is the maximum number of its connections
   --check            the time in seconds between the checks of a back end; 0 for none: then only the
                      connections of clients find out that it is down; default: 2
-  --timeout          the time in seconds for each connect to a back end; default: 3
+  --timeout          the time in seconds for each connect to a back end, and for a client to send the
+                     header of the PROXY protocol; default: 3
   --idle             the time in seconds without traffic after which a connection is closed;
                      default: 300
   --max-connections  the number of clients that are served at a time; others wait; default: 10000

@@ -1,8 +1,8 @@
 //! A memcached server: the text protocol and the binary protocol, on several loops.
 //!
 //! Run it with `cargo run --release --example memcached -- --threads 4`, then use any client of
-//! memcached, such as `memcstat --servers=127.0.0.1:11211`, or type commands with `nc 127.0.0.1
-//! 11211`.
+//! memcached, such as `memcstat --servers=127.0.0.1:11211`, or type commands with `nc -C
+//! 127.0.0.1 11211`.
 //!
 //! It shows a table that the loops of a server share, with short locks and a memory limit. The
 //! protocols are a decoder without I/O, whose requests borrow from the input. A `get` of many keys
@@ -146,7 +146,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 
     let counters = server.handle();
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
-        format!("memcstat --servers={ip}:{port}; or nc {ip} {port}")
+        format!("memcstat --servers={}; or nc -C {ip} {port}", SocketAddr::new(ip, port))
     })?;
     let (totals, _) = commands.table.counters();
     let _ = writeln!(

@@ -46,6 +46,11 @@ Without a command, several commands are sent as a demonstration. SUBSCRIBE has o
 messages are printed until a signal; --repeat and --every do not apply.
 The exit status is 1 if a command has failed.";
 
+const SUBSCRIBE: &str = "SUBSCRIBE";
+
+/// Commands with replies without end.
+const UNSUPPORTED: [&str; 3] = ["PSUBSCRIBE", "SSUBSCRIBE", "MONITOR"];
+
 fn main() -> ExitCode {
     let names = ["--connect", "--retries", "--timeout", "--repeat", "--every"];
     options::main(USAGE, &names, &[], |options| match run(Arguments::parse(options)?)? {
@@ -83,7 +88,15 @@ impl FromStr for Target {
 impl Arguments {
     fn parse(options: &mut Options) -> Result<Arguments, Failure> {
         let command = options.rest(usize::MAX)?;
-        let command = command.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let command: Vec<_> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        if let Some(name) = command.first() {
+            if name.eq_ignore_ascii_case(SUBSCRIBE) && command.len() != 2 {
+                return Err(options.wrong("`SUBSCRIBE` has one channel"));
+            }
+            if UNSUPPORTED.iter().any(|unsupported| name.eq_ignore_ascii_case(unsupported)) {
+                return Err(options.wrong(format!("`{name}` is not supported")));
+            }
+        }
         let second = NonZeroU64::MIN.saturating_add(999);
         let default = Target("127.0.0.1:6380".to_owned());
         Ok(Arguments {
@@ -104,7 +117,7 @@ fn run(arguments: Arguments) -> io::Result<bool> {
     let outcome = Rc::new(Outcome { has_failed: Cell::new(false), event_loop: event_loop.handle() });
     let timeout = Duration::from_millis(timeout);
     if let [name, channel] = &*command {
-        if name.eq_ignore_ascii_case("SUBSCRIBE") {
+        if name.eq_ignore_ascii_case(SUBSCRIBE) {
             return subscribe(&event_loop, &target, channel, retries, timeout, outcome);
         }
     }
@@ -147,6 +160,7 @@ fn subscribe(
     let (reporting, failed) = (Rc::clone(&outcome), Rc::clone(&outcome));
     let on_event = move |_: &EventLoop, event: Event<'_>| {
         let printed = match event {
+            Event::Refused(error) => return reporting.fail(&error),
             Event::Subscribed => writeln!(io::stdout(), "subscribed"),
             Event::Message(message) => writeln!(io::stdout(), "\"{}\"", message.escape_ascii()),
             Event::Lost => writeln!(io::stdout(), "the connection is lost; messages may be missed"),

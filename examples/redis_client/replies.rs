@@ -126,8 +126,8 @@ impl fmt::Display for Reply<'_> {
         for (index, value) in self.values().enumerate() {
             f.write_str(if index > 0 { "\n" } else { "" })?;
             match value {
-                Value::Status(text) => write!(f, "{}", text.escape_ascii())?,
-                Value::Error(text) => write!(f, "error: {}", text.escape_ascii())?,
+                Value::Status(text) => f.write_str(&printable(text))?,
+                Value::Error(text) => write!(f, "error: {}", printable(text))?,
                 Value::Integer(number) => write!(f, "{number}")?,
                 Value::Bulk(bytes) => write!(f, "\"{}\"", bytes.escape_ascii())?,
                 Value::Nil => f.write_str("nil")?,
@@ -136,6 +136,12 @@ impl fmt::Display for Reply<'_> {
         }
         Ok(())
     }
+}
+
+/// A line of text, in which a terminal has nothing to interpret.
+fn printable(text: &[u8]) -> String {
+    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(text).chars().map(visible).collect()
 }
 
 /// Encodes a command and its arguments.

@@ -21,6 +21,9 @@ pub(crate) enum Event<'a> {
     /// The connection was lost. Messages that are published before the next `Subscribed` are
     /// missed.
     Lost,
+    /// The server has replied with this error, for example because a password is missing. Unless
+    /// the subscription is dropped, it is tried again.
+    Refused(&'a str),
 }
 
 /// Dropping it ends the connection.
@@ -83,8 +86,11 @@ impl<F: FnMut(&EventLoop, Event<'_>) + 'static> FrameHandler<Replies> for Sessio
                 Event::Subscribed
             }
             (Some(b"pong"), Some(_), None) => return Ok(()),
-            // For example because a password is missing.
-            _ if reply.is_error() => return Err(io::Error::other(reply.to_string())),
+            _ if reply.is_error() => {
+                let error = reply.to_string();
+                (self.on_event.borrow_mut())(conn.event_loop(), Event::Refused(&error));
+                return Err(io::Error::other(error));
+            }
             _ => return Err(ProtocolError("an unexpected reply").into()),
         };
         (self.on_event.borrow_mut())(conn.event_loop(), event);
@@ -98,6 +104,9 @@ impl<F: FnMut(&EventLoop, Event<'_>) + 'static> FrameHandler<Replies> for Sessio
     }
 
     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
+        if let CloseReason::Stopped | CloseReason::LoopEnded = reason {
+            return;
+        }
         log::warn!("the connection to {} has ended: {reason}", conn.peer_address());
         if self.is_subscribed {
             (self.on_event.borrow_mut())(conn.event_loop(), Event::Lost);

@@ -53,6 +53,12 @@ pub(crate) fn invalid(message: String) -> io::Error {
 }
 
 /// The text of a reply of daytime or qotd, without its end.
+pub(crate) fn only_text(reply: &[u8]) -> io::Result<String> {
+    let text = text(reply);
+    if text.is_empty() { Err(invalid("the reply has no text".to_owned())) } else { Ok(text) }
+}
+
+/// The text of a reply, without its end.
 pub(crate) fn text(reply: &[u8]) -> String {
     let reply = String::from_utf8_lossy(reply);
     // A terminal must not interpret it.

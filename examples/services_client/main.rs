@@ -95,7 +95,7 @@ impl Arguments {
             is_udp: options.has("--udp"),
             request: Request {
                 bytes: options.get("--bytes", 1 << 20, "a number of bytes")?,
-                timeout: Duration::from_secs(options.get("--timeout", 10, "a number of seconds")?),
+                timeout: options.seconds("--timeout", 10)?,
             },
         })
     }

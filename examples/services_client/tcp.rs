@@ -37,7 +37,7 @@ pub(crate) async fn request(service: Service, target: &str, request: Request) ->
             chargen(stream, request).await?;
             Ok(check::summary("chargen", request.bytes, "verified", begin.elapsed()))
         }
-        Service::Daytime | Service::Qotd => Ok(check::text(&whole_reply(stream, request).await?)),
+        Service::Daytime | Service::Qotd => check::only_text(&whole_reply(stream, request).await?),
         Service::Time => check::date(&whole_reply(stream, request).await?, clock::now()),
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn request(service: Service, target: &str, request: Request) ->
             Text::new().verify_lines(&reply)?;
             Ok(format!("{}\nchargen: {} bytes verified", check::text(&reply), reply.len()))
         }
-        Service::Daytime | Service::Qotd => Ok(check::text(&reply_to(&socket, b"", request, any).await?.0)),
+        Service::Daytime | Service::Qotd => check::only_text(&reply_to(&socket, b"", request, any).await?.0),
         Service::Time => check::date(&reply_to(&socket, b"", request, any).await?.0, clock::now()),
     }
 }

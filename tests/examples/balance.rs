@@ -13,6 +13,7 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::Command;
 
+use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::example::{self, Server};
@@ -61,5 +62,23 @@ fn the_header_precedes_the_first_byte_of_the_client() {
         let port = client.local_addr().unwrap().port();
         let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {port} {}\r\nhello", balance.address.port());
         assert_eq!(net::read_exact(&mut accepted, expected.len()), expected.as_bytes());
+    });
+}
+
+#[test]
+fn clients_without_a_header_are_counted_as_refused() {
+    with_watchdog(LIMIT, || {
+        let echo = Server::start(Command::new(example::program("echo")).args(["--listen", "127.0.0.1:0"]));
+        let options = ["--accept-proxy", "127.0.0.0/8", "--timeout", "1", &echo.address.to_string()];
+        let balance = start(&options);
+        for input in [b"hello".as_slice(), b"PROXY TCP4 "] {
+            let mut client = net::connect(balance.address);
+            client.write_all(input).unwrap();
+            // The second client is closed when its time is over.
+            net::wait_for_end(&mut client);
+        }
+        balance.signal(Signal::TERM);
+        let (_, output) = balance.end();
+        assert!(output.contains("2 clients, 0 connected, 0 attempts failed, 2 refused"), "{output}");
     });
 }

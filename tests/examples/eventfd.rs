@@ -109,7 +109,7 @@ fn invalid_arguments_are_rejected_with_the_usage() {
         (&["-1"], "unknown argument `-1`"),
         (&["--nonsense", "1"], "unknown argument `--nonsense`"),
         (&["--write-every"], "missing argument for option '--write-every'"),
-        (&["--write-every", "50", "1"], "`50` is not a time"),
+        (&["--write-every", "50", "1"], "`--write-every`: `50` is not a time"),
         (&["--read-every", "0ms", "1"], "--read-every takes a time above 0"),
     ];
     for (arguments, message) in invalid {

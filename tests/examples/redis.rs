@@ -229,7 +229,7 @@ fn a_command_line_gets_its_reply_or_its_error() {
             ("GET none", "nil\n", true),
             ("DEL key none", "1\n", true),
             ("CONFIG GET save", "2 values:\n\"save\"\n\"\"\n", true),
-            ("GET", "error: ERR wrong number of arguments for \\'get\\' command\n", false),
+            ("GET", "error: ERR wrong number of arguments for 'get' command\n", false),
             ("--repeat 3 --every 1 INCR count", "1\n2\n3\n", true),
         ] {
             let arguments: Vec<&str> = command.split(' ').collect();

@@ -200,6 +200,12 @@ fn the_lines_of_chargen_are_those_of_the_rfc() {
 }
 
 #[test]
+fn a_reply_without_text_is_an_error() {
+    assert!(check::only_text(b"\r\n").is_err());
+    assert_eq!(check::only_text(b"Friday\r\n").unwrap(), "Friday");
+}
+
+#[test]
 fn a_wrong_byte_is_found_wherever_it_is() {
     let text = Text::new();
     let mut bytes = pattern::text(1000, 2 * PIECE);
