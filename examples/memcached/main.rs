@@ -100,6 +100,9 @@ impl Arguments {
         if item_size.get() > LARGEST_ITEM {
             return Err(options.wrong(format!("`{item_size}` is more than 128 MiB")));
         }
+        if memory_limit.is_some_and(|limit| item_size.get() > limit) {
+            return Err(options.wrong(format!("`{item_size}` is more than the limit of memory")));
+        }
         Ok(Arguments {
             listen: serving::listen(options, 11211)?,
             threads: serving::threads(options)?,

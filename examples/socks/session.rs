@@ -106,9 +106,11 @@ impl Session {
     /// Connects to the first of the addresses that the rules allow and that can be reached.
     fn connect(&mut self, conn: &TcpConnection<'_>, mut addresses: Vec<SocketAddr>) -> io::Result<()> {
         let settings = self.shared.settings();
+        let first = addresses.first().copied();
         addresses.retain(|&address| settings.rules.allow(address));
         if addresses.is_empty() {
-            return self.refuse(conn, Code::NotAllowed, "denied by a rule");
+            let denied = first.map(|address| address.to_string()).unwrap_or_default();
+            return self.refuse(conn, Code::NotAllowed, &denied);
         }
         let (session, failed) = (conn.handle(), conn.handle());
         let client = TcpClient::connect(conn.event_loop(), addresses)
@@ -236,9 +238,11 @@ struct Destination {
 
 impl ConnectionHandler for Destination {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        log::info!("connected to {}", conn.peer_address());
-        let bound = conn.local_addr().ok();
-        let connected = move |session: &mut Session, conn: &TcpConnection<'_>| session.connected(conn, bound);
+        let (to, bound) = (conn.peer_address().clone(), conn.local_addr().ok());
+        let connected = move |session: &mut Session, conn: &TcpConnection<'_>| {
+            log::info!("{}: connected to {to}", conn.peer_address());
+            session.connected(conn, bound)
+        };
         self.session.with_local(conn.event_loop(), connected)?;
         conn.relay_to(&self.session)
     }

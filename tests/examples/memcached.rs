@@ -50,6 +50,7 @@ fn wrong_sizes_are_refused() {
         (["--memory-limit", "99999999999999"], "`99999999999999` is too much memory"),
         (["--item-size", "1m"], "`--item-size`: `1m` is not a number of bytes from 1"),
         (["--item-size", "134217729"], "`134217729` is more than 128 MiB"),
+        (["--item-size", "67108865"], "`67108865` is more than the limit of memory"),
         (["--threads", "0"], "`--threads`: `0` is not a number of threads from 1"),
     ] {
         let outcome = example::outcome_of("memcached", &arguments);
