@@ -238,7 +238,14 @@ def tls(program):
                 ben.expect("guest1: hello with TLS")
                 os.kill(chat.pid, signal.SIGHUP)
                 check_equal(chat.process.stdout.readline(), b"the certificate is loaded again\n", "the output after SIGHUP")
-            chat.stop()
+            with open(cert, "w", encoding="ascii") as broken:
+                broken.write("broken")
+            os.kill(chat.pid, signal.SIGHUP)
+            if not wait_until(lambda: "stays in use" in chat.logged(), DEADLINE):
+                raise CheckFailed(f"a failed reload is not logged: {chat.logged()}")
+            os.kill(chat.pid, signal.SIGTERM)
+            log = chat.logged_at_end()
+            check_equal(log.count("\n"), 1, f"the lines about a failed reload: {log}")
 
 
 def signals(program):
