@@ -81,9 +81,15 @@ def names_are_unique(chat):
 def commands(chat):
     for guest in (chat.guest(), chat.message_guest()):
         guest.enter("cook", "pantry")
-        for line in ("/nick", "/join ", "/shout", "/", "/who else"):
+        for line in ("/shout", "/", "/who else"):
             guest.say(line)
-            guest.expect(f"* unknown command; {COMMANDS}")
+            guest.hears(f"* unknown command; {COMMANDS}")
+        for line, reply in (
+            ("/nick", "/nick needs a name"), ("/join ", "/join needs a room"),
+            ("/nick cook", "you are cook already"), ("/nick COOK", "you are cook already"),
+        ):
+            guest.say(line)
+            guest.hears(f"* {reply}")
         guest.say("/help")
         guest.hears(f"* {COMMANDS}")
         guest.say("/join a/b")

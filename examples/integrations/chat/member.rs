@@ -125,6 +125,7 @@ impl Member {
                 self.reply(conn, &format!("* {number} {place}: {}{others}", names.join(", ")))?;
             }
             Command::Help => self.reply(conn, &format!("* {HELP}"))?,
+            Command::Incomplete(what) => self.reply(conn, &format!("* {what}"))?,
             Command::Unknown => self.reply(conn, &format!("* unknown command; {HELP}"))?,
             Command::Quit => return Ok(Next::Quit),
             Command::Nothing => {}
@@ -159,6 +160,9 @@ impl Member {
     fn nick(&mut self, conn: &TcpConnection, name: &str) -> Result<(), SendError> {
         if self.pending.is_some() {
             return self.reply(conn, "* the last name is still being checked");
+        }
+        if name.to_lowercase() == self.name.to_lowercase() {
+            return self.reply(conn, &format!("* you are {} already", self.name));
         }
         match self.hub.claim(name, self.claim_reply(conn.handle(), name)) {
             Err(Refused::Taken) => self.reply(conn, &format!("* the name {name} is taken")),
