@@ -358,7 +358,8 @@ def command_line(program):
         return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False)
 
     help_text = outcome("--help")
-    if help_text.returncode != 0 or not help_text.stdout.startswith("usage: chat") or help_text.stderr:
+    is_complete = help_text.stdout.startswith("usage: chat") and "path /chat" in help_text.stdout
+    if help_text.returncode != 0 or not is_complete or help_text.stderr:
         raise CheckFailed(f"--help: {help_text}")
     for arguments in (
         ["--threads", "0"], ["--listen", "nonsense"], ["--nonsense"], ["extra"], ["--max-unsent", "1"], ["--http"],
