@@ -10,7 +10,8 @@ from chat_servers import PATIENCE, Chat, HAProxy, LineGuest, MessageGuest, Redis
 from peer import DEADLINE, CheckFailed, check_equal, wait_until
 
 LOST = "* the connection with the other servers is lost"
-AGAIN = "* connected with the other servers again"
+CONNECTED = "* connected with the other servers"
+NOT_CONNECTED = "* there is no connection with the other servers"
 MISSED = re.compile(r"\* (\d+) lines? of another server (?:was|were) missed")
 
 
@@ -42,7 +43,7 @@ class Said:
         found = MISSED.fullmatch(line)
         if found:
             self.missed += int(found[1])
-        self.is_connected = line == AGAIN or (self.is_connected and line != LOST)
+        self.is_connected = line == CONNECTED or (self.is_connected and line != LOST)
         return line
 
     def wait_until_connected(self):
@@ -149,7 +150,7 @@ def lines_missed_while_stopped(redis, other, here, there):
     try:
         redis.command("CLIENT", "KILL", "TYPE", "pubsub")
         here.expect(LOST)
-        here.expect(AGAIN)
+        here.expect(CONNECTED)
         with redis.connect() as observer:
             observer.sendall(b"SUBSCRIBE reveille-chat\r\n")
             observed = observer.makefile("rb")
@@ -199,6 +200,63 @@ def restart(redis, here, there):
     return arrived
 
 
+def same_name_twice(redis, one, other):
+    """Without the Redis server guests of two processes take the same name. Afterwards at least one process reports it."""
+    guests = [one.guest(), other.message_guest()]
+    observers = [one.guest(), other.guest()]
+    redis.stop()
+    for guest in (*guests, *observers):
+        guest.expect(LOST)
+    for guest in guests:
+        guest.say("/nick tee")
+        guest.expect("* you are tee in lobby")
+        guest.say("/nick tee")
+        guest.expect("* you are tee already")
+    # One who enters now is informed too.
+    with one.guest() as newcomer:
+        newcomer.expect(r"\* you are guest\S+ in lobby", is_pattern=True)
+        newcomer.hears(NOT_CONNECTED)
+    redis.start()
+    for observer in observers:
+        observer.expect(CONNECTED)
+    heard = []
+    for number, observer in enumerate(observers):
+        # This name is reserved after `tee` was, on the same connection.
+        observer.say(f"/nick observer{number}")
+        heard += observer.expect(f"* you are observer{number} in lobby")
+    if "* the name tee is in use on another server too" not in heard:
+        raise CheckFailed(f"a name that is used twice was not reported: {heard}")
+    for guest in (*guests, *observers):
+        guest.close()
+    wait_for_subscriptions(redis, 2)
+
+
+def without_redis(program):
+    """The Redis server does not run when the process starts: that is logged once, and guests are informed."""
+    with tempfile.TemporaryDirectory() as directory, Redis(directory) as redis:
+        redis.stop()
+        with Chat(program, "--backplane", redis.url, log="warn") as chat:
+            with chat.guest() as early:
+                early.expect(NOT_CONNECTED)
+                early.say("/nick early")
+                early.expect("* you are early in lobby")
+                with chat.message_guest() as late:
+                    late.expect(r"\* you are guest\S+ in lobby", is_pattern=True)
+                    late.hears(NOT_CONNECTED)
+                    redis.start()
+                    for guest in (early, late):
+                        guest.expect(CONNECTED)
+                with chat.guest() as newcomer:
+                    newcomer.say("hello")
+                    skipped = newcomer.expect(r"guest\S+: hello", is_pattern=True)
+                    if NOT_CONNECTED in skipped:
+                        raise CheckFailed("a notice that there is no connection, although there is one")
+            log = chat.logged()
+    lines = log.splitlines()
+    if len(lines) != 1 or f"there is no connection to {redis.host}:{redis.port}" not in lines[0]:
+        raise CheckFailed(f"the log without a Redis server: {log}")
+
+
 def stalled(redis, here, there):
     """A Redis server that does not reply is found by the time limits."""
     redis.process.send_signal(signal.SIGSTOP)
@@ -207,7 +265,7 @@ def stalled(redis, here, there):
         here.expect(LOST)
     finally:
         redis.process.send_signal(signal.SIGCONT)
-    here.expect(AGAIN)
+    here.expect(CONNECTED)
     wait_for_subscriptions(redis, 2)
     are_connected(here, there)
 
@@ -249,7 +307,9 @@ def check_all(program):
                 for _ in range(3):
                     arrived = restart(redis, here, there)
                     print(f"    restart of Redis: {arrived} of 20 lines arrived, the others are reported as missed", flush=True)
+                same_name_twice(redis, one, other)
                 stalled(redis, here, there)
                 killed(one, proxy, there)
                 there.close()
                 print(f"    {other.stop().strip()}", flush=True)
+    without_redis(program)

@@ -10,7 +10,7 @@ import tempfile
 
 import websockets
 from chat_servers import RUNNER, Chat, LineGuest, MessageGuest, free_port, own_address
-from peer import DEADLINE, CheckFailed, check_equal, open_descriptors, wait_until
+from peer import DEADLINE, CheckFailed, check_equal, close_with_reset, open_descriptors, wait_until
 
 GUESTS = 50
 HISTORY = 50
@@ -81,9 +81,15 @@ def names_are_unique(chat):
 def commands(chat):
     for guest in (chat.guest(), chat.message_guest()):
         guest.enter("cook", "pantry")
-        for line in ("/nick", "/join ", "/shout", "/", "/who else"):
+        for line in ("/shout", "/", "/who else"):
             guest.say(line)
-            guest.expect(f"* unknown command; {COMMANDS}")
+            guest.hears(f"* unknown command; {COMMANDS}")
+        for line, reply in (
+            ("/nick", "/nick needs a name"), ("/join ", "/join needs a room"),
+            ("/nick cook", "you are cook already"), ("/nick COOK", "you are cook already"),
+        ):
+            guest.say(line)
+            guest.hears(f"* {reply}")
         guest.say("/help")
         guest.hears(f"* {COMMANDS}")
         guest.say("/join a/b")
@@ -140,6 +146,10 @@ def limits(chat):
         lines = guest.rest()
         if "* the line is longer than 1000 bytes" not in lines:
             raise CheckFailed(f"the reply to a long line: {lines}")
+    with chat.guest() as guest:
+        guest.sock.sendall(b"half")
+        guest.sock.shutdown(socket.SHUT_WR)
+        check_equal(guest.rest()[-1], "* the last line has no end and was not sent", "the reply to half a line")
     for message, code in (("x" * 5000, 1009), (b"bytes", 1003), (["x" * 3000, "x" * 3000], 1009)):
         guest = chat.message_guest()
         guest.say(message)
@@ -218,8 +228,79 @@ def netcat(chat):
     guest.close()
 
 
+def fill(chat, listener):
+    """Guests write to the room of the listener, until a guest who does not read has been removed."""
+    for number in range(1000):
+        with chat.guest() as writer:
+            writer.say("/join full")
+            for _ in range(40):
+                writer.say("x" * 900)
+            writer.say(f"end {number}")
+            heard = listener.expect(rf"guest\S+: end {number}", is_pattern=True)
+            if "* silent was removed: too much is unread" in heard:
+                return
+            writer.expect(rf"guest\S+: end {number}", is_pattern=True)
+    raise CheckFailed("a guest who does not read was not removed")
+
+
+def each_end_is_logged(program):
+    """How each guest has left is logged once, with the name and the reason."""
+    with Chat(program, "--max-unsent", "65536", log="info") as chat:
+        listener = chat.guest().enter("listener")
+
+        def leaves(guest, name, leave):
+            guest.enter(name)
+            leave(guest)
+            listener.expect(f"* {name} has left")
+            guest.close()
+
+        def reset(guest):
+            guest.input.close()
+            close_with_reset(guest.sock)
+
+        def say(line):
+            return lambda guest: guest.say(line)
+
+        def end(data):
+            def leave(guest):
+                guest.sock.sendall(data)
+                guest.sock.shutdown(socket.SHUT_WR)
+            return leave
+
+        leaves(chat.guest(), "quit", say("/quit"))
+        leaves(chat.guest(), "long", say("x" * 2000))
+        leaves(chat.guest(), "half", end(b"half"))
+        leaves(chat.guest(), "finished", end(b""))
+        leaves(chat.guest(), "reset", reset)
+        leaves(chat.message_guest(), "quit-message", say("/quit"))
+        leaves(chat.message_guest(), "closed", lambda guest: guest.close())
+        leaves(chat.message_guest(), "long-message", say("x" * 5000))
+        leaves(chat.message_guest(), "aborted", lambda guest: RUNNER.loop.call_soon_threadsafe(guest.socket.transport.abort))
+        silent = chat.guest(receive_buffer=4096).enter("silent", "full")
+        listener.say("/join full")
+        fill(chat, listener)
+        stays = chat.message_guest().enter("stays")
+        os.kill(chat.pid, signal.SIGTERM)
+        listener.rest()
+        listener.close()
+        stays.rest()
+        stays.close()
+        log = chat.logged_at_end()
+        silent.close()
+    reasons = {
+        "quit": "/quit", "long": "the line is longer than 1000 bytes", "half": "the last line has no end and was not sent",
+        "finished": "both ends have finished", "reset": r"Connection reset by peer .*", "quit-message": "/quit",
+        "closed": "closed by the client", "long-message": "closed with 1009", "aborted": ".+", "silent": "does not read",
+        "stays": "the server ends", "listener": ".+",
+    }
+    for name, reason in reasons.items():
+        found = re.findall(rf"^\[.*\] 127\.0\.0\.1:\d+ {name}: (.*)$", log, re.MULTILINE)
+        if len(found) != 1 or not re.fullmatch(reason, found[0]):
+            raise CheckFailed(f"the log of {name}: {found} instead of `{reason}`")
+
+
 def tls(program):
-    """The page and WebSocket with TLS; SIGHUP loads the certificate again."""
+    """The page and WebSocket with TLS; SIGHUP loads the certificate again. A failure is logged once."""
     with tempfile.TemporaryDirectory() as directory:
         cert, key = (os.path.join(directory, name) for name in ("cert.pem", "key.pem"))
         create = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
@@ -238,7 +319,14 @@ def tls(program):
                 ben.expect("guest1: hello with TLS")
                 os.kill(chat.pid, signal.SIGHUP)
                 check_equal(chat.process.stdout.readline(), b"the certificate is loaded again\n", "the output after SIGHUP")
-            chat.stop()
+            with open(cert, "w", encoding="ascii") as broken:
+                broken.write("broken")
+            os.kill(chat.pid, signal.SIGHUP)
+            if not wait_until(lambda: "stays in use" in chat.logged(), DEADLINE):
+                raise CheckFailed(f"a failed reload is not logged: {chat.logged()}")
+            os.kill(chat.pid, signal.SIGTERM)
+            log = chat.logged_at_end()
+            check_equal(log.count("\n"), 1, f"the lines about a failed reload: {log}")
 
 
 def signals(program):
@@ -270,7 +358,8 @@ def command_line(program):
         return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=DEADLINE, check=False)
 
     help_text = outcome("--help")
-    if help_text.returncode != 0 or not help_text.stdout.startswith("usage: chat") or help_text.stderr:
+    is_complete = help_text.stdout.startswith("usage: chat") and "path /chat" in help_text.stdout
+    if help_text.returncode != 0 or not is_complete or help_text.stderr:
         raise CheckFailed(f"--help: {help_text}")
     for arguments in (
         ["--threads", "0"], ["--listen", "nonsense"], ["--nonsense"], ["extra"], ["--max-unsent", "1"], ["--http"],
@@ -322,6 +411,7 @@ def check_all(program):
             if not wait_until(lambda: open_descriptors(chat.pid) <= before, DEADLINE):
                 raise CheckFailed(f"{open_descriptors(chat.pid)} descriptors after {before}")
             print(f"    {threads} loops: {chat.stop().strip()}", flush=True)
+    each_end_is_logged(program)
     tls(program)
     signals(program)
     command_line(program)

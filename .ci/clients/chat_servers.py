@@ -30,9 +30,9 @@ def free_port(host):
 class Chat(Server):
     """The example, in a process of its own."""
 
-    def __init__(self, program, *arguments, listen="127.0.0.1:0", http="127.0.0.1:0"):
+    def __init__(self, program, *arguments, listen="127.0.0.1:0", http="127.0.0.1:0", log="error"):
         # The checks interrupt connections, of which the program warns.
-        environment = {**os.environ, "RUST_LOG": "error"}
+        environment = {**os.environ, "RUST_LOG": log}
         super().__init__("chat", [program, "--listen", listen, "--http", http, *arguments], environment)
         lines = [self.process.stdout.readline().decode() for _ in range(3)]
         addresses = [re.fullmatch(r"(?:listening|page) on ([\d.]+):(\d+)\n", line) for line in lines[:2]]
@@ -50,6 +50,18 @@ class Chat(Server):
         if self.process.returncode != 0 or errors:
             raise CheckFailed(f"chat ended with status {self.process.returncode}: {errors}")
         return output.decode()
+
+    def logged(self):
+        """What the program has written to its standard error so far."""
+        # The program writes at the offset that a seek would change.
+        return os.pread(self.errors.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def logged_at_end(self):
+        """Waits for the end after a signal, with status 0. Returns what the program has written to its standard error."""
+        self.process.communicate(timeout=DEADLINE)
+        if self.process.returncode != 0:
+            raise CheckFailed(f"chat ended with status {self.process.returncode}: {self.logged()}")
+        return self.logged()
 
     def guest(self, **buffers):
         return LineGuest(self.host, self.port, **buffers)

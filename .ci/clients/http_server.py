@@ -31,10 +31,10 @@ MAX_MEMORY = 96 << 20
 class Server:
     """The program under test, on a port that the kernel selects."""
 
-    def __init__(self, program, folder, *options):
+    def __init__(self, program, folder, *options, errors=None):
         root = os.path.join(folder, "root")
         command = [program, "--root", root, "--uploads", "incoming", "--max-upload", "2", "--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True)
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise CheckFailed(f"the server printed {line!r}")
@@ -335,10 +335,11 @@ def check_browser(server, folder, small):
 
 
 def check_tls(program, folder, big):
-    cert, key, path = (os.path.join(folder, name) for name in ["cert.pem", "key.pem", "file"])
+    cert, key, path, errors = (os.path.join(folder, name) for name in ["cert.pem", "key.pem", "file", "errors"])
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost",
         "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
-    server = Server(program, folder, "--tls", cert, key)
+    with open(errors, "wb") as file:
+        server = Server(program, folder, "--tls", cert, key, errors=file)
     url = f"https://127.0.0.1:{server.port}"
     server.process.send_signal(signal.SIGHUP)
     check_equal(server.process.stdout.readline(), f"try: curl {url}/\n", "the second line")
@@ -349,7 +350,17 @@ def check_tls(program, folder, big):
         check_equal(file.read() == big, True, "a file over TLS")
     run(*curl, "--upload-file", os.path.join(folder, "upload"), f"{url}/incoming/tls")
     run("h2load", "--h1", "-n", "2000", "-c", "10", f"{url}/small.txt", must_have="2000 2xx, 0 3xx, 0 4xx, 0 5xx")
+    with open(key, "w", encoding="ascii") as broken:
+        broken.write("broken")
+    server.process.send_signal(signal.SIGHUP)
+
+    def reported():
+        with open(errors, encoding="utf-8") as file:
+            return file.read().count("stays in use")
+
+    check_equal(peer.wait_until(reported, 15), True, "a failed reload is reported")
     server.stop()
+    check_equal(reported(), 1, "the reports of a failed reload")
 
 
 def check_arguments(program, folder):

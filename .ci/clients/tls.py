@@ -331,6 +331,8 @@ def check_reload(examples):
             expect(certificate(port) == "second", "the certificate before a broken file")
             old.sendall(b"still open")
             expect(old.recv(100) == b"still open", "a connection from before the reload")
+    with open("server.err", "rb") as errors:
+        expect(errors.read().count(b"stays in use") == 1, "a failed reload is reported once")
 
 
 def check_bad_peers(examples):

@@ -89,9 +89,11 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .threads(arguments.threads)
         .limits(ConnectionLimits::new().idle_timeout(IDLE))
         .serve(|_| Echo)?;
-    let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| match tls.reload() {
-        Ok(()) => _ = writeln!(io::stdout(), "the certificate is loaded again"),
-        Err(error) => _ = writeln!(io::stderr(), "tls_echo: the old certificate stays in use: {error}"),
+    let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| {
+        // An error is logged by `reload`.
+        if tls.reload().is_ok() {
+            let _ = writeln!(io::stdout(), "the certificate is loaded again");
+        }
     })?;
     serving::run(&event_loop, server, arguments.grace, command)
 }

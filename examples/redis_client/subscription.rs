@@ -54,7 +54,10 @@ impl Subscription {
             .on_failure(on_failure)
             .serve(move |_| {
                 let (channel, on_event) = (channel.clone(), Rc::clone(&on_event));
-                Framed::new(Replies::default(), Session { channel, timeout, is_subscribed: false, on_event })
+                Framed::new(
+                    Replies::default(),
+                    Session { channel, timeout, is_subscribed: false, is_refused: false, on_event },
+                )
             })?;
         Ok(Subscription { _client: client })
     }
@@ -65,6 +68,7 @@ struct Session<F> {
     channel: String,
     timeout: Duration,
     is_subscribed: bool,
+    is_refused: bool,
     /// Callbacks do not nest, so it is never borrowed twice.
     on_event: Rc<RefCell<F>>,
 }
@@ -87,6 +91,7 @@ impl<F: FnMut(&EventLoop, Event<'_>) + 'static> FrameHandler<Replies> for Sessio
             }
             (Some(b"pong"), Some(_), None) => return Ok(()),
             _ if reply.is_error() => {
+                self.is_refused = true;
                 let error = reply.to_string();
                 (self.on_event.borrow_mut())(conn.event_loop(), Event::Refused(&error));
                 return Err(io::Error::other(error));
@@ -107,7 +112,9 @@ impl<F: FnMut(&EventLoop, Event<'_>) + 'static> FrameHandler<Replies> for Sessio
         if let CloseReason::Stopped | CloseReason::LoopEnded = reason {
             return;
         }
-        log::warn!("the connection to {} has ended: {reason}", conn.peer_address());
+        if !self.is_refused {
+            log::warn!("the connection to {} has ended: {reason}", conn.peer_address());
+        }
         if self.is_subscribed {
             (self.on_event.borrow_mut())(conn.event_loop(), Event::Lost);
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use reveille::io::EventFdSource;
 use reveille::{EventLoop, LoopHandle, TimerId};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, NOT_CONNECTED};
 use crate::outbox::{Order, Outbox};
 use crate::published::{Content, Numbers, Published};
 use crate::redis::session::Redis;
@@ -27,6 +27,9 @@ const CHANNEL: &str = "reveille-chat";
 
 /// The time for a reply, and for a sign of the subscription.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time without a connection after the start of the process that is not reported.
+const FIRST_TIME: Duration = Duration::from_secs(1);
 
 /// The time between two messages with the number of the last line.
 const NUMBER_EVERY: Duration = Duration::from_secs(2);
@@ -46,7 +49,7 @@ pub(crate) struct Backplane {
     shared: Rc<Shared>,
     _subscription: Subscription,
     _orders: EventFdSource,
-    timers: [TimerId; 2],
+    timers: [TimerId; 3],
 }
 
 struct Shared {
@@ -70,28 +73,35 @@ impl Backplane {
             in_flight: Cell::default(),
             is_ending: Cell::default(),
         });
-        let mut receiver = Receiver { hub: Arc::clone(hub), numbers: Numbers::default(), was_lost: false };
+        let mut receiver = Receiver { hub: Arc::clone(hub), numbers: Numbers::default() };
         let renewing = Rc::clone(&shared);
         let on_event = move |_: &EventLoop, event: Event<'_>| {
             let is_new = matches!(event, Event::Subscribed);
             receiver.on_event(event);
             if is_new {
                 // A server that was restarted has no names.
-                renewing.renew_names();
+                renewing.renew_names(true);
             }
         };
         let subscription =
             Subscription::new(event_loop, target, CHANNEL, u32::MAX, TIMEOUT, on_event, |_, _| ())?;
         let taking = Rc::clone(&shared);
         let orders = eventfd.watch(event_loop, move |_, _| taking.take_orders())?;
-        let (numbering, renewing) = (Arc::clone(hub), Rc::clone(&shared));
+        let (numbering, waiting, renewing) = (Arc::clone(hub), Arc::clone(hub), Rc::clone(&shared));
+        let server = target.to_owned();
         let timers = [
             event_loop.run_every(NUMBER_EVERY, move |_| {
                 if let Some(outbox) = numbering.outbox().filter(|outbox| outbox.is_connected()) {
                     outbox.publish(Content::Number);
                 }
             }),
-            event_loop.run_every(RENEW_EVERY, move |_| renewing.renew_names()),
+            event_loop.run_every(RENEW_EVERY, move |_| renewing.renew_names(false)),
+            event_loop.run_after(FIRST_TIME, move |_| {
+                if waiting.outbox().is_some_and(Outbox::give_up_waiting) {
+                    log::warn!("the backplane: there is no connection to {server} yet");
+                    waiting.announce(NOT_CONNECTED);
+                }
+            }),
         ];
         Ok(Backplane { shared, _subscription: subscription, _orders: orders, timers })
     }
@@ -165,10 +175,27 @@ impl Shared {
         }
     }
 
-    fn renew_names(self: &Rc<Shared>) {
+    /// Reports names that another process uses too, if the connection is new: there was none to
+    /// reserve them.
+    fn renew_names(self: &Rc<Shared>, is_new: bool) {
+        if !self.outbox().is_connected() {
+            return;
+        }
         let owner = self.owner();
         for name in self.hub.names() {
-            self.request(&["SET", &key(&name), &owner, "EX", EXPIRY], |_| ());
+            let key = key(&name);
+            let command = ["SET", &key, &owner, "EX", EXPIRY, "GET"];
+            if !is_new {
+                self.request(&command[..5], |_| ());
+                continue;
+            }
+            // The reply is the previous value.
+            let (hub, own) = (Arc::clone(&self.hub), format!("\"{owner}\""));
+            self.request(&command, move |previous| {
+                if previous.is_some_and(|previous| previous != "nil" && previous != own) {
+                    hub.announce(&format!("* the name {name} is in use on another server too"));
+                }
+            });
         }
     }
 
@@ -186,7 +213,6 @@ fn key(name: &str) -> String {
 struct Receiver {
     hub: Arc<Hub>,
     numbers: Numbers,
-    was_lost: bool,
 }
 
 impl Receiver {
@@ -195,18 +221,18 @@ impl Receiver {
         let Some(outbox) = hub.outbox() else { return };
         match event {
             Event::Subscribed => {
-                outbox.connect();
+                let was_lost = outbox.connect();
                 // The others reply with their numbers, which shows what was missed.
                 outbox.publish(Content::Hello);
-                if std::mem::take(&mut self.was_lost) {
-                    self.hub.announce("* connected with the other servers again");
+                if was_lost {
+                    self.hub.announce("* connected with the other servers");
                 }
             }
             Event::Lost => {
                 outbox.disconnect().into_iter().for_each(|reply| reply(true));
-                self.was_lost = true;
                 self.hub.announce("* the connection with the other servers is lost");
             }
+            Event::Refused(error) => log::error!("the Redis server refuses the subscription: {error}"),
             Event::Message(bytes) => match Published::decode(bytes) {
                 Some(message) if message.origin == outbox.origin => {}
                 Some(message) => self.on_message(outbox, message),

@@ -48,6 +48,12 @@ struct Chat {
     is_waiting: bool,
 }
 
+/// Why the server ends a chat.
+struct Ending {
+    code: CloseCode,
+    why: String,
+}
+
 impl Browser {
     pub(crate) fn new(hub: &Arc<Hub>, counts: &Rc<Counts>) -> Browser {
         Browser { hub: Arc::clone(hub), counts: Rc::clone(counts), state: State::Http }
@@ -60,8 +66,8 @@ impl Browser {
                 State::Http => self.on_request(conn, input)?,
                 State::Chat(chat) => match chat.on_input(conn, input)? {
                     Ok(may_continue) => may_continue,
-                    Err(code) => {
-                        self.leave(conn, code);
+                    Err(ending) => {
+                        self.leave(conn, ending.code, &ending.why);
                         true
                     }
                 },
@@ -109,10 +115,10 @@ impl Browser {
     }
 
     /// Leaves the chat, and sends the last frame after all lines that are on their way.
-    fn leave(&mut self, conn: &TcpConnection, code: CloseCode) {
+    fn leave(&mut self, conn: &TcpConnection, code: CloseCode, why: &str) {
         match mem::replace(&mut self.state, State::Ended) {
             State::Chat(chat) => {
-                chat.member.leave(conn, None);
+                chat.member.leave(conn, why);
                 self.state = State::Closing(Box::new(chat.socket));
             }
             state => {
@@ -147,8 +153,9 @@ impl Chat {
     /// Processes a message. Returns whether the input may contain another.
     ///
     /// # Errors
-    /// The inner error is the code of the close.
-    fn on_input(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<Result<bool, CloseCode>> {
+    /// The inner error ends the chat.
+    fn on_input(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<Result<bool, Ending>> {
+        let ending = |code, why: &str| Ok(Err(Ending { code, why: why.to_owned() }));
         if self.is_waiting {
             return Ok(Ok(false));
         }
@@ -166,14 +173,11 @@ impl Chat {
                     conn.pause_reading();
                     conn.set_deadline(delay);
                 }
-                Next::Quit => return Ok(Err(CloseCode::Normal)),
+                Next::Quit => return ending(CloseCode::Normal, "/quit"),
             },
             Received::Sign => {}
-            Received::Close => return Ok(Err(CloseCode::Normal)),
-            Received::Broken(code) => {
-                log::info!("{}: closed with {code}", conn.peer_address());
-                return Ok(Err(code));
-            }
+            Received::Close => return ending(CloseCode::Normal, "closed by the client"),
+            Received::Broken(code) => return ending(code, &format!("closed with {code}")),
         }
         Ok(Ok(true))
     }
@@ -231,14 +235,13 @@ impl ConnectionHandler for Browser {
     }
 
     fn on_stop(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        self.leave(conn, CloseCode::Away);
+        self.leave(conn, CloseCode::Away, "the server ends");
         Ok(())
     }
 
     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
         if let State::Chat(chat) = mem::replace(&mut self.state, State::Ended) {
-            log::info!("{}: {reason}", conn.peer_address());
-            chat.member.leave(conn, Some(reason));
+            chat.member.on_close(conn, reason);
         }
     }
 }

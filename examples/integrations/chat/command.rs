@@ -12,7 +12,9 @@ pub(crate) enum Command<'a> {
     Who,
     Help,
     Quit,
-    /// A command that does not exist, or without its argument.
+    /// A command without its argument; the text says which one it needs.
+    Incomplete(&'static str),
+    /// A command that does not exist, or with an argument that it does not have.
     Unknown,
     /// An empty line.
     Nothing,
@@ -29,8 +31,10 @@ impl<'a> Command<'a> {
         }
         let (command, argument) = line.split_once(' ').unwrap_or((line, ""));
         match (command, argument.trim()) {
-            ("/nick", name) if !name.is_empty() => Command::Nick(name),
-            ("/join", room) if !room.is_empty() => Command::Join(room),
+            ("/nick", "") => Command::Incomplete("/nick needs a name"),
+            ("/nick", name) => Command::Nick(name),
+            ("/join", "") => Command::Incomplete("/join needs a room"),
+            ("/join", room) => Command::Join(room),
             ("/who", "") => Command::Who,
             ("/help", "") => Command::Help,
             ("/quit", "") => Command::Quit,
@@ -64,10 +68,10 @@ mod tests {
             ("/nick ann", Command::Nick("ann")),
             ("/nick  ann \r", Command::Nick("ann")),
             ("/nick two words", Command::Nick("two words")),
-            ("/nick", Command::Unknown),
-            ("/nick ", Command::Unknown),
+            ("/nick", Command::Incomplete("/nick needs a name")),
+            ("/nick ", Command::Incomplete("/nick needs a name")),
             ("/join garden", Command::Join("garden")),
-            ("/join", Command::Unknown),
+            ("/join", Command::Incomplete("/join needs a room")),
             ("/who", Command::Who),
             ("/who else", Command::Unknown),
             ("/help", Command::Help),

@@ -11,6 +11,9 @@ use crate::published::Content;
 use crate::rooms::{Rooms, TooManyRooms};
 use crate::socket;
 
+/// The notice to guests while this process cannot reach the others.
+pub(crate) const NOT_CONNECTED: &str = "* there is no connection with the other servers";
+
 /// How the lines to a guest are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -146,6 +149,9 @@ impl Hub {
             greeting.extend(history.iter().flat_map(|line| format.encode(line)));
         }
         greeting.extend(format.encode(&format!("* you are {guest} in {new}")));
+        if old.is_none() && self.outbox.as_ref().is_some_and(Outbox::is_lost) {
+            greeting.extend(format.encode(NOT_CONNECTED));
+        }
         if let Err(error) = conn.send(greeting) {
             if old.is_none() {
                 state.rooms.leave(new, guest);

@@ -35,10 +35,10 @@ impl LineGuest {
         Framed::new(LineCodec::new(LONGEST_LINE), guest).frame_timeout(LINE_TIME)
     }
 
-    /// Leaves before the client closes.
-    fn end(&mut self, conn: &TcpConnection) {
+    /// Leaves before the client closes, for the reason `why`.
+    fn end(&mut self, conn: &TcpConnection, why: &str) {
         if let Some(member) = self.member.take() {
-            member.leave(conn, None);
+            member.leave(conn, why);
         }
         conn.close_gracefully(LAST_TIME);
     }
@@ -64,7 +64,7 @@ impl FrameHandler<LineCodec> for LineGuest {
                 conn.pause_reading();
                 conn.set_deadline(delay);
             }
-            Next::Quit => self.end(conn),
+            Next::Quit => self.end(conn, "/quit"),
         }
         Ok(())
     }
@@ -76,8 +76,13 @@ impl FrameHandler<LineCodec> for LineGuest {
     }
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
-        conn.send(Format::Lines.encode(&format!("* {error}")))?;
-        self.end(conn);
+        let why = match error {
+            FrameError::Incomplete { .. } => "the last line has no end and was not sent".to_owned(),
+            FrameError::TimedOut { .. } => "the line was not complete in time".to_owned(),
+            error => error.to_string(),
+        };
+        conn.send(Format::Lines.encode(&format!("* {why}")))?;
+        self.end(conn, &why);
         Ok(())
     }
 
@@ -88,8 +93,7 @@ impl FrameHandler<LineCodec> for LineGuest {
 
     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
         if let Some(member) = self.member.take() {
-            log::info!("{}: {reason}", conn.peer_address());
-            member.leave(conn, Some(reason));
+            member.on_close(conn, reason);
         }
     }
 }

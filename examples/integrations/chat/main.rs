@@ -56,7 +56,8 @@ use outbox::Outbox;
 const USAGE: &str = "usage: chat [OPTION VALUE]...
 
   --listen      the address for lines; default: 127.0.0.1:2011; port 0 selects a free port
-  --http        the address for the page and WebSocket; default: 127.0.0.1:8011
+  --http        the address for the page, and for WebSocket at the path /chat;
+                default: 127.0.0.1:8011
   --threads     the number of loops that serve guests; default: 2
   --max-unsent  a guest who leaves more bytes than this unread, apart from what the kernel buffers,
                 is removed; default: 262144
@@ -200,9 +201,11 @@ fn load_tls(cert: &Path, key: &Path) -> io::Result<ServerTls> {
 }
 
 fn reload_on_hangup(event_loop: &EventLoop, tls: ServerTls) -> io::Result<Signals> {
-    Signals::new(event_loop, [Signal::HUP], move |_, _| match tls.reload() {
-        Ok(()) => _ = writeln!(io::stdout(), "the certificate is loaded again"),
-        Err(error) => _ = writeln!(io::stderr(), "chat: the old certificate stays in use: {error}"),
+    Signals::new(event_loop, [Signal::HUP], move |_, _| {
+        // An error is logged by `reload`.
+        if tls.reload().is_ok() {
+            let _ = writeln!(io::stdout(), "the certificate is loaded again");
+        }
     })
 }
 

@@ -1,6 +1,7 @@
 //! A guest, apart from the connection: a name, a room, and commands.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io;
 use std::mem;
 use std::rc::Rc;
@@ -124,6 +125,7 @@ impl Member {
                 self.reply(conn, &format!("* {number} {place}: {}{others}", names.join(", ")))?;
             }
             Command::Help => self.reply(conn, &format!("* {HELP}"))?,
+            Command::Incomplete(what) => self.reply(conn, &format!("* {what}"))?,
             Command::Unknown => self.reply(conn, &format!("* unknown command; {HELP}"))?,
             Command::Quit => return Ok(Next::Quit),
             Command::Nothing => {}
@@ -159,6 +161,9 @@ impl Member {
         if self.pending.is_some() {
             return self.reply(conn, "* the last name is still being checked");
         }
+        if name.to_lowercase() == self.name.to_lowercase() {
+            return self.reply(conn, &format!("* you are {} already", self.name));
+        }
         match self.hub.claim(name, self.claim_reply(conn.handle(), name)) {
             Err(Refused::Taken) => self.reply(conn, &format!("* the name {name} is taken")),
             Err(refused) => self.reply(conn, &format!("* {refused}")),
@@ -191,16 +196,23 @@ impl Member {
         self.reply(conn, &format!("* you are {name} in {}", self.room))
     }
 
-    /// Leaves the chat. `reason` is that of a connection that has closed.
-    pub(crate) fn leave(self, conn: &TcpConnection, reason: Option<&CloseReason>) {
-        let what = match reason {
-            Some(reason) if is_full(reason) => {
-                self.counts.removed.set(self.counts.removed.get() + 1);
-                log::warn!("{} {}: does not read", conn.peer_address(), self.name);
-                "was removed: too much is unread"
-            }
-            _ => "has left",
-        };
+    /// Leaves the chat for the reason `why`.
+    pub(crate) fn leave(self, conn: &TcpConnection, why: impl Display) {
+        log::info!("{} {}: {why}", conn.peer_address(), self.name);
+        self.remove(conn, "has left");
+    }
+
+    /// Leaves the chat because the connection has closed.
+    pub(crate) fn on_close(self, conn: &TcpConnection, reason: &CloseReason) {
+        if !is_full(reason) {
+            return self.leave(conn, reason);
+        }
+        self.counts.removed.set(self.counts.removed.get() + 1);
+        log::warn!("{} {}: does not read", conn.peer_address(), self.name);
+        self.remove(conn, "was removed: too much is unread");
+    }
+
+    fn remove(self, conn: &TcpConnection, what: &str) {
         self.hub.leave(conn, self.format, &self.name, &self.room, what);
         self.hub.release(&self.name);
         if let Some(name) = &self.pending {

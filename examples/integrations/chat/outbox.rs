@@ -35,6 +35,8 @@ pub(crate) struct Outbox {
 struct Queue {
     orders: Vec<Order>,
     is_connected: bool,
+    /// There is no connection, and the guests know it.
+    is_lost: bool,
     /// The number of the last line.
     number: u64,
 }
@@ -65,16 +67,35 @@ impl Outbox {
         self.queue().is_connected
     }
 
-    /// The process has a subscription, so what waits can be published.
-    pub(crate) fn connect(&self) {
-        self.queue().is_connected = true;
-        self.signal();
+    /// Whether guests know that there is no connection, so one who enters is informed too.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.queue().is_lost
     }
 
-    /// The process has no subscription. Returns the claims that wait, for which there is no reply.
+    /// The process has a subscription, so what waits can be published. Returns whether guests know
+    /// that there was none.
+    pub(crate) fn connect(&self) -> bool {
+        let mut queue = self.queue();
+        queue.is_connected = true;
+        let was_lost = mem::take(&mut queue.is_lost);
+        drop(queue);
+        self.signal();
+        was_lost
+    }
+
+    /// The time for the first subscription has passed. Returns whether there was none yet.
+    pub(crate) fn give_up_waiting(&self) -> bool {
+        let mut queue = self.queue();
+        let is_first = !queue.is_connected && !queue.is_lost;
+        queue.is_lost |= is_first;
+        is_first
+    }
+
+    /// The process has no subscription any more. Returns the claims that wait, for which there is no reply.
     pub(crate) fn disconnect(&self) -> Vec<ClaimReply> {
         let mut queue = self.queue();
         queue.is_connected = false;
+        queue.is_lost = true;
         let (claims, others) = mem::take(&mut queue.orders)
             .into_iter()
             .partition::<Vec<_>, _>(|order| matches!(order, Order::Claim(..)));
@@ -185,11 +206,25 @@ mod tests {
     fn a_claim_without_a_connection_is_returned() {
         let outbox = Outbox::new(EventFd::new(0).unwrap());
         assert!(outbox.claim("ann", Box::new(|_| ())).is_some());
-        outbox.connect();
+        assert!(!outbox.connect());
         assert!(outbox.claim("ann", Box::new(|_| ())).is_none());
         outbox.publish(said());
         assert_eq!(outbox.disconnect().len(), 1);
         assert!(outbox.claim("ann", Box::new(|_| ())).is_some());
         assert_eq!(numbers(outbox.take()), [1]);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_exist_is_reported_once() {
+        let outbox = Outbox::new(EventFd::new(0).unwrap());
+        assert!(!outbox.is_lost());
+        assert!(outbox.give_up_waiting());
+        assert!(outbox.is_lost() && !outbox.give_up_waiting());
+        assert!(outbox.connect());
+        assert!(!outbox.is_lost() && !outbox.give_up_waiting());
+        outbox.disconnect();
+        assert!(outbox.is_lost() && !outbox.give_up_waiting());
+        assert!(outbox.connect());
+        assert!(!outbox.connect());
     }
 }
