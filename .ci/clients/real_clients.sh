@@ -633,7 +633,7 @@ check_redis_client() {
   start redis --listen 127.0.0.1:0
   rejects 1 redis_client --connect "$HOST:$PORT" SUBSCRIBE news
   grep -q "error: ERR unknown command 'SUBSCRIBE'" "$work/rejected.err" || die "the error: $(cat "$work/rejected.err")"
-  stop "$SERVER"
+  end_in_order "$SERVER"
   rejects 2 redis_client --connect nonsense
   rejects 2 redis_client SUBSCRIBE one two
   rejects 2 redis_client MONITOR
