@@ -82,8 +82,7 @@ impl FromStr for Target {
 
 impl Arguments {
     fn parse(options: &mut Options) -> Result<Arguments, Failure> {
-        let command = options.rest(usize::MAX)?;
-        let command = command.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let command = options.words().into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let second = NonZeroU64::MIN.saturating_add(999);
         let default = Target("127.0.0.1:6380".to_owned());
         Ok(Arguments {
