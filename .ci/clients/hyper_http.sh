@@ -140,6 +140,9 @@ echo "    a stop completes the responses and closes connections that wait"
 stop "$plain" INT
 stop "$tls" TERM
 
+timeout 100 "$here/reload.py" "$server" --listen 127.0.0.1:0 --threads 2 --tls CERT KEY
+echo "    SIGHUP loads the certificate again"
+
 ! "$server" --tls "$work/cert.pem" 2>/dev/null || die "a certificate without a key was accepted"
 ! "$server" --listen nowhere 2>/dev/null || die "a wrong address was accepted"
 [[ $("$server" --help) == usage:* ]] || die "no usage"

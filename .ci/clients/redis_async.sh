@@ -30,6 +30,8 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 returns 1 "127.0.0.1:$port" # nothing listens
 returns 2
 returns 2 --tasks 0 "127.0.0.1:$port"
+returns 2 "127.0.0.1:$port" --requests 5
+grep -qF "options stand before \`127.0.0.1:$port\`: \`--requests\`" "$work/client.err" || die "$(cat "$work/client.err")"
 
 redis-server --port "$port" --bind 127.0.0.1 --dir "$work" --save "" --appendonly no >"$work/redis" 2>&1 </dev/null &
 redis=$!

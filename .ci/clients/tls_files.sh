@@ -2,6 +2,7 @@
 # Requests files from tls_file_server with openssl, with TLS 1.2 and 1.3: small, empty and large ones. Its argument is the
 # program.
 set -eu
+here=$(cd "$(dirname "$0")" && pwd)
 server=$1
 folder=$(mktemp -d)
 pid=
@@ -45,6 +46,11 @@ for by in threads default; do
     wait "$pid"
     pid=
 done
+timeout 100 "$here/reload.py" "$server" --listen 127.0.0.1:0 --tls CERT KEY "$folder/files"
+# Its name is not that of the example which it includes.
+if "$server" 2>"$folder/errors"; then exit 1; fi
+grep -q '^tls_file_server: the directory is missing$' "$folder/errors"
+grep -q '^usage: tls_file_server ' "$folder/errors"
 # Without the key, and with another one.
 if "$server" --listen 127.0.0.1:0 --tls "$folder/cert.pem" 2>/dev/null; then exit 1; fi
 openssl ecparam -name prime256v1 -genkey -noout -out "$folder/other.pem"

@@ -90,9 +90,13 @@ def check_trees(program, server, root, folder):
     new = os.path.join(folder, "new")
     get(program, server.port, "outer", new)
     check_equal(read(os.path.join(new, "outer/other")), b"other", "a destination that is created")
-    for name in ["none", "tree/none", "tree/.dot", "tree/.hidden", "tree/link", "tree/absolute/passwd", "tree/inner/x", "tree/fifo"]:
-        outcome = get(program, server.port, name, target, status=1)
-        check_equal("no such file or directory" in outcome.errors, True, f"the error for {name}")
+    for error, names in [
+        ("no such file or directory", ["none", "tree/none", "tree/.dot", "tree/.hidden", "tree/absolute/passwd", "tree/inner/x"]),
+        ("neither a file nor a directory", ["tree/link", "tree/absolute", "tree/fifo"]),
+    ]:
+        for name in names:
+            outcome = get(program, server.port, name, target, status=1)
+            check_equal(f"{name}: {error}\n" in outcome.errors, True, f"the error for {name}: {outcome.errors}")
 
 
 def check_hidden(program, root, folder):
@@ -292,9 +296,37 @@ def check_tls(program, root, folder):
     outcome = get(program, server.port, "tree", target, "--ca", cert)
     check_equal(0 < outcome.bytes < BIG, True, "the bytes of a continued transfer over TLS")
     same_tree(os.path.join(root, "tree"), os.path.join(target, "tree"), "a tree over TLS")
-    get(program, server.port, "tree/sub/x", target, "--patience", "0", "--ca", other, status=1)
+    get(program, server.port, "tree/sub/x", target, "--ca", other, status=1)
     check_equal(os.path.exists(os.path.join(target, "x")), False, "a file from a server that is not trusted")
+    outcome = get(program, server.port, "tree/sub/x", target, "--patience", "1", status=1)
+    check_equal("see --ca" in outcome.errors, True, f"the error of a client without TLS: {outcome.errors}")
     server.stop()
+
+
+def check_reload(program, root):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reload.py")
+    command = [script, program, "--listen", "127.0.0.1:0", "--tls", "CERT", "KEY", "serve", root]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    check_equal((result.returncode, result.stderr), (0, ""), "a reload of the certificate")
+
+
+def check_patience(program, server, folder):
+    """A server that becomes silent: before and in the handshake of TLS, after its first line, and within a file."""
+    hello = len(b"transfer 1\n")
+    cases = [(0, "tree", []), (0, "tree", ["--ca", os.path.join(folder, "cert.pem")]), (hello, "tree", []), (hello, "tree/big", []), (STALL, "tree/big", [])]
+    relays = [Relay(server.port, stall) for stall, _, _ in cases]
+    processes = [
+        start_get(program, relay.port, name, fresh(folder, f"silent {number}"), "--patience", "2", *options)
+        for number, (relay, (_, name, options)) in enumerate(zip(relays, cases))
+    ]
+    for number, (relay, process) in enumerate(zip(relays, processes)):
+        # Without the limit it takes a minute or more.
+        errors = Outcome(process, 1, seconds=40).errors
+        relay.close()
+        is_right = errors.startswith("transfer: no progress in 2 s: the server does not reply") and errors.count("\n") == 1
+        check_equal(is_right, True, f"the message of the silent server {number}: {errors}")
+        if number < 2:
+            check_equal("see --ca" in errors, number == 0, f"the mention of --ca: {errors}")
 
 
 def check_stop(program, root, folder):
@@ -319,7 +351,8 @@ def check_arguments(program, folder):
         (["--help"], 0), ([], 2), (["send"], 2), (["serve"], 2), (["serve", "a", "b"], 2), (["get", "127.0.0.1:1", "a"], 2),
         (["get", "nowhere", "a", folder], 2), (["get", "127.0.0.1:1", "../a", folder], 2), (["get", "127.0.0.1:1", "/a", folder], 2),
         (["--ca", "x", "serve", folder], 2), (["--hidden", "get", "127.0.0.1:1", "a", folder], 2), (["--threads", "0", "serve", folder], 2),
-        (["serve", os.path.join(folder, "none")], 1), (["--patience", "0", "get", "127.0.0.1:1", "a", folder], 1),
+        (["serve", os.path.join(folder, "none")], 1), (["--patience", "1", "get", "127.0.0.1:1", "a", folder], 1),
+        (["--patience", "0", "get", "127.0.0.1:1", "a", folder], 2),
         (["get", "127.0.0.1:1", "a", os.path.join(folder, "none/none")], 1), (["--tls", "none", "none", "serve", folder], 1),
     ]:
         result = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20, check=False)
@@ -327,6 +360,12 @@ def check_arguments(program, folder):
         output = result.stdout if status == 0 else result.stderr
         check_equal(output.startswith("usage: ") or "\nusage: " in output, status != 1, f"the usage for {arguments}")
         check_equal(status == 1 and output.count("\n") != 1, False, f"the error for {arguments}: {output}")
+
+
+    for command in [["serve", folder], ["get", "127.0.0.1:1", "a", folder]]:
+        result = subprocess.run([program, *command, "--listen", "127.0.0.1:0"], capture_output=True, text=True, timeout=20, check=False)
+        first = result.stderr.splitlines()[0]
+        check_equal(first, f"transfer: options stand before `{command[0]}`: `--listen`", "an option after the command")
 
 
 def main():
@@ -354,6 +393,8 @@ def main():
                 (check_progress, (program, server, folder)),
                 (check_many, (program, server, root, folder)),
                 (check_tls, (program, root, folder)),
+                (check_reload, (program, root)),
+                (check_patience, (program, server, folder)),
                 (check_stop, (program, root, folder)),
                 (transfer_abuse.check_hostile_servers, (program, folder)),
                 (transfer_abuse.check_all, (server, root, generator)),

@@ -13,6 +13,7 @@ CONNECTIONS = 1000
 MIB = 1 << 20
 BAD_REQUEST = b"ERROR bad-request not a request\n"
 NOT_FOUND = b"ERROR not-found no such file or directory\n"
+NOT_REGULAR = b"ERROR not-regular neither a file nor a directory\n"
 
 
 def file_reply(content, offset=0):
@@ -66,7 +67,7 @@ def check_hostile_servers(program, folder):
         target = fresh(folder, f"hostile {what}")
         server = Hostile(replies, **({} if hello is None else {"hello": hello}))
         before = sorted(os.listdir(folder))
-        outcome = get(program, server.port, "name", target, "--patience", "0", status=1)
+        outcome = get(program, server.port, "name", target, "--patience", "3", status=1)
         server.close()
         check_equal(sorted(os.listdir(folder)), before, f"the folder after {what}")
         inside = [entry for _, _, files in os.walk(target) for entry in files]
@@ -76,7 +77,7 @@ def check_hostile_servers(program, folder):
     # An infinite listing, and a file without an end: the memory of the client stays bounded.
     server = Hostile([b"DIRECTORY 100000\n" + b"".join(b"file 5 %d%s\n" % (n, b"%6e" * 200) for n in range(100_000)), b"FILE 1\n"])
     target = fresh(folder, "hostile listing")
-    process = start_get(program, server.port, "name", target, "--patience", "0")
+    process = start_get(program, server.port, "name", target)
     most = 0
     while process.poll() is None:
         try:
@@ -91,7 +92,7 @@ def check_hostile_servers(program, folder):
     # It is right after all.
     server = Hostile([b"EXEC 1000\n", right])
     target = fresh(folder, "right")
-    get(program, server.port, "name", target, "--patience", "0")
+    get(program, server.port, "name", target)
     server.close()
     check_equal(read(os.path.join(target, "name")), content, "the file of a server in Python")
 
@@ -109,10 +110,13 @@ def paths_outside(server, root, _):
                 sock.sendall(request.encode())
                 check_equal(read_to_end(sock), BAD_REQUEST, f"the reply to {request!r}")
     with server.connect() as sock:
-        for path in ["tree/link", "tree/absolute/passwd", "tree/absolute", "tree/inner/x", "tree/fifo", "tree/.dot", "tree/.hidden/secret", "none", "tree/big/x"]:
-            for request in [f"GET {path} 0\n", f"LIST {path}\n"]:
+        for expected, paths in [
+            (NOT_REGULAR, ["tree/link", "tree/absolute", "tree/inner", "tree/fifo"]),
+            (NOT_FOUND, ["tree/absolute/passwd", "tree/absolute/none", "tree/inner/x", "tree/.dot", "tree/.hidden/secret", "none", "tree/big/x"]),
+        ]:
+            for request in [request for path in paths for request in [f"GET {path} 0\n", f"LIST {path}\n"]]:
                 sock.sendall(request.encode())
-                peer.receive_exactly(sock, NOT_FOUND, f"the reply to {request!r}")
+                peer.receive_exactly(sock, expected, f"the reply to {request!r}")
         sock.sendall(b"GET tree 0\nGET outer/other 6\nGET outer/other 5\n")
         peer.receive_exactly(sock, NOT_FOUND + b"ERROR out-of-range the file is shorter\n" + file_reply(b"other", 5), "other errors")
 

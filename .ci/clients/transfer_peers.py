@@ -75,9 +75,9 @@ def start_get(program, port, name, destination, *options, stderr=subprocess.PIPE
 class Outcome:
     """What a client printed, and its counts."""
 
-    def __init__(self, process, status):
+    def __init__(self, process, status, seconds=60):
         try:
-            output, self.errors = process.communicate(timeout=60)
+            output, self.errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             raise CheckFailed("the client does not end") from None

@@ -50,6 +50,8 @@ timeout 60 "$here/websocket_library.py" "$url" --ca "$work/cert.pem" --maximum 3
 timeout 60 "$here/websocket_library.py" "$url" --ca "$work/cert.pem" --await-stop "$PID"
 wait "$PID" || die "the server with TLS ended with status $? after SIGTERM"
 
+timeout 100 "$here/reload.py" "$server" --listen 127.0.0.1:0 --threads 2 --tls CERT KEY
+
 ! "$server" --tls "$work/cert.pem" 2>/dev/null || die "a certificate without a key was accepted"
 [[ $("$server" --help) == usage:* ]] || die "no usage"
 for name in plain tls; do

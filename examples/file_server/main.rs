@@ -17,6 +17,9 @@
 mod file_backend;
 #[path = "../shared/options.rs"]
 mod options;
+#[cfg(feature = "tls")]
+#[path = "../shared/reload.rs"]
+mod reload;
 #[path = "../shared/serving.rs"]
 mod serving;
 
@@ -34,6 +37,7 @@ use std::time::Duration;
 
 use reveille::codec::{Framed, LineCodec};
 use reveille::net::{ConnectionLimits, TcpServerBuilder};
+use reveille::signal::Signals;
 use reveille::{EventLoop, TcpServer};
 
 use options::{Failure, Options};
@@ -41,14 +45,20 @@ use service::Service;
 use session::Session;
 use transfer::PIECE;
 
-const USAGE: &str = "usage: file_server [OPTION VALUE]... DIRECTORY
+/// The program `tls_file_server` has another name.
+const USAGE: &str = concat!(
+    "usage: ",
+    env!("CARGO_BIN_NAME"),
+    " [OPTION VALUE]... DIRECTORY
 
   DIRECTORY  the files in it are served; subdirectories are not
   --listen   the address to listen on; default: 127.0.0.1:2008; port 0 selects a free port
   --by       the backend that reads files: io_uring or threads; default: io_uring if available
   --timeout  the time in seconds that a client has to complete a request; default: 10
   --slowest  the bytes per second at which a client must read a file; default: 16384
-  --tls      two PEM files, a certificate and its key: connections use TLS; only in tls_file_server";
+  --tls      two PEM files, a certificate and its key: connections use TLS; SIGHUP loads them again;
+             only in tls_file_server"
+);
 
 /// The command, and the longest file name.
 const LONGEST_REQUEST: usize = 255 + "GET ".len();
@@ -89,11 +99,11 @@ fn run(options: &mut Options) -> Result<(), Failure> {
     let event_loop = EventLoop::new()?;
     let service = Rc::new(Service::new(files.build(&event_loop)?, directory, timeout, slowest));
     let shared = Rc::clone(&service);
-    let builder = TcpServer::bind(&event_loop, listen)?;
-    let builder = match &tls {
-        Some((cert, key)) => encrypted(builder, cert, key)?,
-        None => builder,
-    };
+    let mut builder = TcpServer::bind(&event_loop, listen)?;
+    let mut _reload = None;
+    if let Some((cert, key)) = &tls {
+        (builder, _reload) = encrypted(&event_loop, builder, cert, key)?;
+    }
     let server = builder
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
@@ -121,13 +131,22 @@ fn run(options: &mut Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A server with TLS, whose certificate SIGHUP loads again.
+type Encrypted<'a> = (TcpServerBuilder<'a>, Option<Signals>);
+
 #[cfg(feature = "tls")]
-fn encrypted<'a>(builder: TcpServerBuilder<'a>, cert: &Path, key: &Path) -> io::Result<TcpServerBuilder<'a>> {
-    Ok(builder.tls(reveille::tls::ServerTls::from_pem_files(cert, key)?))
+fn encrypted<'a>(
+    event_loop: &EventLoop,
+    builder: TcpServerBuilder<'a>,
+    cert: &Path,
+    key: &Path,
+) -> io::Result<Encrypted<'a>> {
+    let tls = reveille::tls::ServerTls::from_pem_files(cert, key)?;
+    Ok((builder.tls(&tls), reload::on_hangup(event_loop, Some(tls))?))
 }
 
 #[cfg(not(feature = "tls"))]
-fn encrypted<'a>(_: TcpServerBuilder<'a>, _: &Path, _: &Path) -> io::Result<TcpServerBuilder<'a>> {
+fn encrypted<'a>(_: &EventLoop, _: TcpServerBuilder<'a>, _: &Path, _: &Path) -> io::Result<Encrypted<'a>> {
     let message = "this build has no TLS: run tls_file_server of the package integrations";
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }

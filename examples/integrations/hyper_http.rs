@@ -8,6 +8,8 @@
 mod certificate;
 #[path = "../shared/options.rs"]
 mod options;
+#[path = "../shared/reload.rs"]
+mod reload;
 #[path = "../shared/serving.rs"]
 mod serving;
 
@@ -30,6 +32,7 @@ use hyper_util::server::conn::auto;
 use reveille::net::{ByteStream, ConnectionLimits};
 use reveille::task::LocalExecutor;
 use reveille::time::LoopTimer;
+use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
 
 use certificate::Certificate;
@@ -38,7 +41,7 @@ use options::{Failure, Options};
 const USAGE: &str = "usage: hyper_http [--tls CERT KEY | --self-signed] [OPTION VALUE]...
 
   --tls          two PEM files: the certificate of the server with those that lead to its authority,
-                 and its key
+                 and its key; SIGHUP loads them again
   --self-signed  creates a certificate for localhost, which only this server has
   --listen       the address to listen on; default: 127.0.0.1:8080; port 0 selects a free port
   --threads      the number of loops that serve connections; default: 1
@@ -89,17 +92,17 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let limits = ConnectionLimits::new().idle_timeout(IDLE).water_marks(HIGH_WATER, LOW_WATER);
     let mut builder =
         TcpServer::bind(&event_loop, arguments.listen)?.max_connections(MAX_CONNECTIONS).limits(limits);
-    if let Some(certificate) = &arguments.certificate {
-        // HTTP marks the ends of its messages, and many clients end without an alert.
-        builder = builder.tls(certificate.tls(&["h2", "http/1.1"])?.allow_truncation());
+    let tls = arguments.certificate.as_ref().map(|certificate| certificate.tls(&["h2", "http/1.1"]));
+    // HTTP marks the ends of its messages, and many clients end without an alert.
+    let tls = tls.transpose()?.map(ServerTls::allow_truncation);
+    if let Some(tls) = &tls {
+        builder = builder.tls(tls);
     }
     let http = Arc::new(http());
     let server =
         builder.threads(arguments.threads).serve_async(move |stream| serve(stream, Arc::clone(&http)))?;
-    let command = match arguments.certificate {
-        Some(_) => "curl --insecure https://",
-        None => "curl http://",
-    };
+    let command = if tls.is_some() { "curl --insecure https://" } else { "curl http://" };
+    let _reload = reload::on_hangup(&event_loop, tls)?;
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
         format!("{command}{}/", SocketAddr::new(ip, port))
     })

@@ -8,17 +8,18 @@
 mod certificate;
 #[path = "../shared/options.rs"]
 mod options;
+#[path = "../shared/reload.rs"]
+mod reload;
 #[path = "../shared/serving.rs"]
 mod serving;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use reveille::net::ConnectionLimits;
-use reveille::signal::{Signal, Signals};
 use reveille::tls::{ClientCertificates, ServerTls};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
@@ -28,7 +29,7 @@ use options::{Failure, Options};
 const USAGE: &str = "usage: tls_echo (--tls CERT KEY | --self-signed) [OPTION VALUE]...
 
   --tls          two PEM files: the certificate of the server with those that lead to its authority,
-                 and its key
+                 and its key; SIGHUP loads them again
   --self-signed  creates a certificate for localhost, which only this server has
   --client-ca    a PEM file: clients must have a certificate of one of these authorities
   --listen       the address to listen on; default: 127.0.0.1:7006; port 0 selects a free port
@@ -89,12 +90,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .threads(arguments.threads)
         .limits(ConnectionLimits::new().idle_timeout(IDLE))
         .serve(|_| Echo)?;
-    let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| {
-        // An error is logged by `reload`.
-        if tls.reload().is_ok() {
-            let _ = writeln!(io::stdout(), "the certificate is loaded again");
-        }
-    })?;
+    let _reload = reload::on_hangup(&event_loop, Some(tls))?;
     serving::run(&event_loop, server, arguments.grace, command)
 }
 

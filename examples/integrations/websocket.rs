@@ -8,6 +8,8 @@
 mod certificate;
 #[path = "../shared/options.rs"]
 mod options;
+#[path = "../shared/reload.rs"]
+mod reload;
 #[path = "../shared/serving.rs"]
 mod serving;
 
@@ -32,7 +34,7 @@ use options::{Failure, Options};
 const USAGE: &str = "usage: websocket [--tls CERT KEY | --self-signed] [OPTION VALUE]...
 
   --tls          two PEM files: the certificate of the server with those that lead to its authority,
-                 and its key
+                 and its key; SIGHUP loads them again
   --self-signed  creates a certificate for localhost, which only this server has
   --max-message  the maximum size of a message in bytes; default: 1048576
   --listen       the address to listen on; default: 127.0.0.1:9001; port 0 selects a free port
@@ -89,14 +91,16 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .read_buffer_size(4 * 1024)
         .write_buffer_size(4 * 1024);
     let event_loop = EventLoop::new()?;
+    let tls = arguments.certificate.as_ref().map(|certificate| certificate.tls(&["http/1.1"])).transpose()?;
     let mut builder = TcpServer::bind(&event_loop, arguments.listen)?
         .max_connections(MAX_CONNECTIONS)
         .limits(ConnectionLimits::new().idle_timeout(IDLE));
-    if let Some(certificate) = &arguments.certificate {
-        builder = builder.tls(certificate.tls(&["http/1.1"])?);
+    if let Some(tls) = &tls {
+        builder = builder.tls(tls);
     }
     let server = builder.threads(arguments.threads).serve_async(move |stream| serve(stream, config))?;
-    let scheme = if arguments.certificate.is_some() { "wss" } else { "ws" };
+    let scheme = if tls.is_some() { "wss" } else { "ws" };
+    let _reload = reload::on_hangup(&event_loop, tls)?;
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
         format!("python3 -m websockets {scheme}://{}/", SocketAddr::new(ip, port))
     })

@@ -87,7 +87,7 @@ impl FromStr for Target {
 
 impl Arguments {
     fn parse(options: &mut Options) -> Result<Arguments, Failure> {
-        let command = options.rest(usize::MAX)?;
+        let command = options.words();
         let command: Vec<_> = command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         if let Some(name) = command.first() {
             if name.eq_ignore_ascii_case(SUBSCRIBE) && command.len() != 2 {

@@ -68,6 +68,8 @@ impl<E: Error> From<E> for Failure {
 
 /// The arguments of an example. Options come before the other arguments.
 pub(crate) struct Options {
+    /// The names of all options and flags.
+    known: Vec<String>,
     values: Vec<(String, OsString)>,
     /// The arguments from the first that is not an option.
     rest: Vec<OsString>,
@@ -76,7 +78,8 @@ pub(crate) struct Options {
 impl Options {
     /// Returns `None` for `--help`.
     fn parse(values: &[&str], flags: &[&str]) -> Result<Option<Options>, lexopt::Error> {
-        let mut options = Options { values: Vec::new(), rest: Vec::new() };
+        let known = values.iter().chain(flags).chain(&["--help"]).map(|&name| name.to_owned()).collect();
+        let mut options = Options { known, values: Vec::new(), rest: Vec::new() };
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
             let name = match argument {
@@ -144,12 +147,32 @@ impl Options {
         self.values.iter().rfind(|(name, _)| name == option).map(|(_, value)| value)
     }
 
-    /// Returns the other arguments, of which there may be at most `max`.
+    /// Returns the other arguments, of which there may be at most `max`. None of them has the name
+    /// of an option.
     pub(crate) fn rest(&mut self, max: usize) -> Result<Vec<OsString>, Failure> {
-        match self.rest.get(max) {
-            Some(extra) => Err(self.wrong(format!("`{}` is an extra argument", extra.to_string_lossy()))),
-            None => Ok(std::mem::take(&mut self.rest)),
+        for (at, argument) in self.rest.iter().enumerate() {
+            let text = argument.to_string_lossy();
+            if at > 0 && self.is_option(&text) {
+                let first = self.rest[0].to_string_lossy();
+                return Err(self.wrong(format!("options stand before `{first}`: `{text}`")));
+            }
+            if at >= max {
+                return Err(self.wrong(format!("`{text}` is an extra argument")));
+            }
         }
+        Ok(self.words())
+    }
+
+    /// Returns the other arguments, which may have the names of options.
+    pub(crate) fn words(&mut self) -> Vec<OsString> {
+        std::mem::take(&mut self.rest)
+    }
+
+    /// Whether an argument is a long option of this program. The name of a file, for example, may
+    /// begin with `--` too.
+    fn is_option(&self, argument: &str) -> bool {
+        let name = argument.split_once('=').map_or(argument, |(name, _)| name);
+        name.starts_with("--") && self.known.iter().any(|known| known == name)
     }
 
     /// Returns the only other argument, which `meaning` describes.

@@ -24,6 +24,8 @@ mod outbox;
 mod pace;
 mod published;
 mod redis;
+#[path = "../../shared/reload.rs"]
+mod reload;
 mod rooms;
 #[path = "../../shared/serving.rs"]
 mod serving;
@@ -174,7 +176,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .serve_per_loop(move |_| Ok(Counts::new(&counted)), move |counts, _| Browser::new(&shared, counts))?;
 
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let _reload = tls.map(|tls| reload_on_hangup(&event_loop, tls)).transpose()?;
+    let _reload = reload::on_hangup(&event_loop, tls)?;
     let backplane = arguments.backplane.map(|target| Backplane::new(&event_loop, &target, &hub));
     let backplane = Rc::new(backplane.transpose()?);
     let (listening, page) = (lines.local_addr()?, http.local_addr()?);
@@ -198,15 +200,6 @@ fn run(arguments: Arguments) -> io::Result<()> {
 fn load_tls(cert: &Path, key: &Path) -> io::Result<ServerTls> {
     rustls::crypto::ring::default_provider().install_default().expect("the first provider");
     ServerTls::builder().certificate(cert, key).alpn(["http/1.1"]).build()
-}
-
-fn reload_on_hangup(event_loop: &EventLoop, tls: ServerTls) -> io::Result<Signals> {
-    Signals::new(event_loop, [Signal::HUP], move |_, _| {
-        // An error is logged by `reload`.
-        if tls.reload().is_ok() {
-            let _ = writeln!(io::stdout(), "the certificate is loaded again");
-        }
-    })
 }
 
 /// The first signal stops both servers, and then publishes the last lines. The second ends the loop

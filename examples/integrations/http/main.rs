@@ -15,6 +15,8 @@
 
 #[path = "../../shared/options.rs"]
 mod options;
+#[path = "../../shared/reload.rs"]
+mod reload;
 #[path = "../../shared/serving.rs"]
 mod serving;
 
@@ -46,7 +48,6 @@ use reveille::codec::Framed;
 use reveille::fs::FileIo;
 use reveille::net::ConnectionLimits;
 use reveille::observe::Inspector;
-use reveille::signal::{Signal, Signals};
 use reveille::tls::ServerTls;
 use reveille::{EventLoop, TcpServer};
 
@@ -183,7 +184,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
             },
         )?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let _reload = tls.map(|tls| reload_on_hangup(&event_loop, tls)).transpose()?;
+    let _reload = reload::on_hangup(&event_loop, tls)?;
     let _inspector = inspector.map(|address| inspect(&server, address)).transpose()?;
     serving::run(&event_loop, server, grace, |ip, port| {
         format!("curl {scheme}://{}/", SocketAddr::new(ip, port))
@@ -199,15 +200,6 @@ fn inspect(server: &TcpServer, address: SocketAddr) -> io::Result<Inspector> {
         Inspector::builder().listen_tcp(address).watch_server("http", &server.handle()).start()?;
     let _ = writeln!(io::stdout(), "inspector: http://{}/", inspector.local_address());
     Ok(inspector)
-}
-
-fn reload_on_hangup(event_loop: &EventLoop, tls: ServerTls) -> io::Result<Signals> {
-    Signals::new(event_loop, [Signal::HUP], move |_, _| {
-        // An error is logged by `reload`.
-        if tls.reload().is_ok() {
-            let _ = writeln!(io::stdout(), "the certificate is loaded again");
-        }
-    })
 }
 
 fn no_uploads(path: &str, status: Status) -> io::Error {

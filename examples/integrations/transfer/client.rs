@@ -46,7 +46,7 @@ impl Arguments {
             name: parsed,
             destination: destination.into(),
             ca: options.path("--ca"),
-            patience: Duration::from_secs(options.get("--patience", 60, "a number of seconds")?),
+            patience: options.seconds("--patience", 60)?,
         })
     }
 }

@@ -9,10 +9,10 @@ use reveille::task::Workers;
 use reveille::time::sleep;
 use reveille::tls::ClientTls;
 
-use crate::connection::{Connection, IDLE};
+use crate::connection::Connection;
 use crate::disk::{Begun, Disk, Part, Start};
 use crate::progress::Progress;
-use crate::protocol::{Code, Name, ProtocolError, Reply, Request};
+use crate::protocol::{Code, NOT_REGULAR, Name, ProtocolError, Reply, Request};
 use crate::walk::{File, Walk};
 
 /// The number of times that a file is transferred from its beginning.
@@ -21,6 +21,9 @@ const MAX_FRESH: u32 = 3;
 /// The delays before the client connects again.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+/// The time without a byte after which the client connects again, unless its patience is short.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
 /// The bytes per second at which a server computes checksums, at least.
 const SLOWEST_SUM: u64 = 10 << 20;
@@ -65,9 +68,11 @@ pub(crate) struct Download {
     fresh: u32,
     /// The current file, if it was begun and no byte was requested yet.
     begun: Option<Begun>,
-    /// Since the last progress.
-    failing_since: Option<Instant>,
+    /// The time of the last progress. What the client and the server compute meanwhile is added.
+    progressed: Instant,
     delay: Duration,
+    /// Whether a server has sent the first line.
+    was_greeted: bool,
 }
 
 impl Download {
@@ -83,8 +88,9 @@ impl Download {
             start: Start::Verify,
             fresh: 0,
             begun: None,
-            failing_since: None,
+            progressed: Instant::now(),
             delay: FIRST_DELAY,
+            was_greeted: false,
         })
     }
 
@@ -96,12 +102,14 @@ impl Download {
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(Failure::Reconnect) => {}
                 Err(Failure::Connection(error)) => {
-                    let since = *self.failing_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= self.settings.patience {
-                        return Err(error);
+                    let left = self.left();
+                    if left < FIRST_DELAY {
+                        let seconds = self.settings.patience.as_secs();
+                        return Err(format!("no progress in {seconds} s: {error}"));
                     }
                     log::info!("connects again: {error}");
-                    sleep(self.delay).await;
+                    // The last attempt must have time too.
+                    sleep(self.delay.min(left / 2)).await;
                     self.delay = (self.delay * 2).min(LONGEST_DELAY);
                 }
             }
@@ -109,7 +117,20 @@ impl Download {
     }
 
     async fn session(&mut self) -> Result<(), Failure> {
-        let mut connection = Connection::open(&self.settings.target, self.settings.tls.as_ref()).await?;
+        let Settings { target, tls, patience } = &self.settings;
+        // A connection that has become silent is replaced once while the patience lasts.
+        let silence = LONGEST_SILENCE.min(*patience / 2);
+        let limit = silence.min(self.left());
+        let mut connection = Connection::open(target, tls.as_ref(), limit).await?;
+        match connection.hello(silence).await {
+            Ok(()) => self.was_greeted = true,
+            // A server with TLS waits for the first bytes, or replies with an alert.
+            Err(error) if tls.is_none() && !self.was_greeted => {
+                let message = format!("{error}; perhaps the server demands TLS: see --ca");
+                return Err(io::Error::new(error.kind(), message).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
         while let Some(directory) = self.walk.directory().cloned() {
             self.list(&mut connection, directory).await?;
             self.has_progressed();
@@ -122,19 +143,26 @@ impl Download {
     }
 
     fn has_progressed(&mut self) {
-        self.failing_since = None;
+        self.progressed = Instant::now();
         self.delay = FIRST_DELAY;
+    }
+
+    /// The time that is left for progress.
+    fn left(&self) -> Duration {
+        self.settings.patience.saturating_sub(self.progressed.elapsed())
     }
 
     // --- Directories -------------------------------------------------------------------------
 
     async fn list(&mut self, connection: &mut Connection, name: Name) -> Result<(), Failure> {
         connection.request(&Request::List(name.clone())).await?;
-        match connection.line(IDLE).await? {
+        match connection.line(Duration::ZERO).await? {
             Reply::Directory(count) => {
                 let mut entries = Vec::new();
                 for _ in 0..count {
-                    let Reply::Entry(entry) = connection.line(IDLE).await? else { return unexpected() };
+                    let Reply::Entry(entry) = connection.line(Duration::ZERO).await? else {
+                        return unexpected();
+                    };
                     entries.push(entry);
                 }
                 let (disk, local) = (Arc::clone(&self.disk), self.walk.local(&name));
@@ -144,7 +172,7 @@ impl Download {
                     return Ok(());
                 }
                 for other in self.walk.is_directory(entries)? {
-                    self.progress.report(&format!("{}: neither a file nor a directory", other.encode()));
+                    self.progress.report(&format!("{}: {NOT_REGULAR}", other.encode()));
                 }
                 Ok(())
             }
@@ -167,7 +195,11 @@ impl Download {
             Some(begun) => begun,
             None => {
                 let (disk, begins, start) = (Arc::clone(&self.disk), file.clone(), self.start);
-                match self.workers.run(move || disk.begin(&begins, start)).await? {
+                let started = Instant::now();
+                let begun = self.workers.run(move || disk.begin(&begins, start)).await?;
+                // It computes the checksum of what the client holds.
+                self.progressed += started.elapsed();
+                match begun {
                     Ok(begun) => begun,
                     Err(error) => return self.end(file, Err(error.to_string())),
                 }
@@ -192,13 +224,12 @@ impl Download {
                 return Err(failure);
             }
         };
-        let patience = IDLE + Duration::from_secs(length / SLOWEST_SUM);
         match begun {
             Begun::Existing { .. } if length != held => {
                 self.start = Start::Resume;
                 Err(Failure::Reconnect)
             }
-            Begun::Existing { sum, .. } => match connection.line(patience).await? {
+            Begun::Existing { sum, .. } => match self.sum(connection, length).await? {
                 Reply::Sum(expected) if expected == sum => {
                     self.totals.unchanged += 1;
                     self.end(file, Ok(()))
@@ -216,7 +247,7 @@ impl Download {
             Begun::Part(part) => {
                 let part = self.receive(connection, file, part, length).await?;
                 let is_executable = file.is_executable;
-                let complete = match connection.line(patience).await? {
+                let complete = match self.sum(connection, length).await? {
                     Reply::Sum(sum) => self.workers.run(move || part.complete(&sum, is_executable)).await?,
                     Reply::Changed => Ok(false),
                     Reply::Error { code, text } => {
@@ -235,6 +266,14 @@ impl Download {
                 }
             }
         }
+    }
+
+    /// The line after the bytes of a file, for which the server computes its checksum.
+    async fn sum(&mut self, connection: &mut Connection, length: u64) -> io::Result<Reply> {
+        let (started, computing) = (Instant::now(), Duration::from_secs(length / SLOWEST_SUM));
+        let reply = connection.line(computing).await;
+        self.progressed += started.elapsed().min(computing);
+        reply
     }
 
     /// Receives the rest of a file. The next bytes are received while the last ones are written.
@@ -303,7 +342,7 @@ impl Download {
 /// Requests a file from an offset, and returns the first line of the reply.
 async fn get(connection: &mut Connection, file: &File, held: u64) -> Result<Reply, Failure> {
     connection.request(&Request::Get { name: file.name.clone(), offset: held }).await?;
-    let reply = connection.line(IDLE).await?;
+    let reply = connection.line(Duration::ZERO).await?;
     match reply {
         Reply::Data { offset, .. } if offset != held => unexpected(),
         reply => Ok(reply),

@@ -25,6 +25,8 @@
 
 #[path = "../../shared/options.rs"]
 mod options;
+#[path = "../../shared/reload.rs"]
+mod reload;
 #[path = "../../shared/serving.rs"]
 mod serving;
 
@@ -54,7 +56,7 @@ const USAGE: &str = "usage: transfer [OPTION VALUE]... serve ROOT
 options of serve:
   --listen    the address to listen on; default: 127.0.0.1:2013; port 0 selects a free port
   --threads   the number of loops that serve connections; default: 1
-  --tls       two PEM files, a certificate and its key: connections use TLS
+  --tls       two PEM files, a certificate and its key: connections use TLS; SIGHUP loads them again
   --hidden    has no value: files and directories whose names begin with a dot are served too
   --grace     the time in seconds for connections to close after a signal; default: 3
 

@@ -34,7 +34,7 @@ mod request;
 mod tests;
 
 pub(crate) use name::{Name, is_component};
-pub(crate) use reply::{Code, Entry, Kind, Part, ProtocolError, Replies, Reply};
+pub(crate) use reply::{Code, Entry, Kind, NOT_REGULAR, Part, ProtocolError, Replies, Reply};
 pub(crate) use request::Request;
 
 /// The maximum length of a line without its ending: a request with the longest name.

@@ -49,7 +49,7 @@ impl Root {
     /// Opens a regular file.
     pub(crate) fn open_file(&self, name: &Name) -> Result<(File, Version), Code> {
         // Looked up first, because the open of a device may have effects.
-        stat_of_file(&self.open_at(name, OFlags::PATH)?)?;
+        stat_of_file(&self.look_up(name)?)?;
         // If it has become a pipe since, the open does not wait for a writer.
         let file = self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let version = stat_of_file(&file)?;
@@ -58,11 +58,11 @@ impl Root {
 
     /// Returns the entries of a directory, sorted by name, or describes a file.
     pub(crate) fn list(&self, name: &Name) -> Result<Listed, Code> {
-        let found = self.open_at(name, OFlags::PATH)?;
+        let found = self.look_up(name)?;
         let stat = rustix::fs::fstat(&found).map_err(code_of)?;
         match kind_of(&stat) {
             Kind::File { length, is_executable } => return Ok(Listed::File { length, is_executable }),
-            Kind::Other => return Err(Code::NotFound),
+            Kind::Other => return Err(Code::NotRegular),
             Kind::Directory => {}
         }
         let directory = self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -89,6 +89,11 @@ impl Root {
         }
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Listed::Directory(entries))
+    }
+
+    /// The last component may be a symbolic link, which is not followed. A listing shows it too.
+    fn look_up(&self, name: &Name) -> Result<OwnedFd, Code> {
+        self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW)
     }
 
     fn open_at(&self, name: &Name, flags: OFlags) -> Result<OwnedFd, Code> {
@@ -137,7 +142,11 @@ fn kind_of(stat: &Stat) -> Kind {
 /// The version of an open file, if it is a regular one.
 pub(crate) fn stat_of_file(file: &impl AsFd) -> Result<Version, Code> {
     let stat = rustix::fs::fstat(file).map_err(code_of)?;
-    let Kind::File { length, .. } = kind_of(&stat) else { return Err(Code::NotFound) };
+    let length = match kind_of(&stat) {
+        Kind::File { length, .. } => length,
+        Kind::Directory => return Err(Code::NotFound),
+        Kind::Other => return Err(Code::NotRegular),
+    };
     Ok(Version {
         device: stat.st_dev,
         inode: stat.st_ino,

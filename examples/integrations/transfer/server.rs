@@ -18,8 +18,8 @@ use crate::checksums::Checksums;
 use crate::options::{Failure, Options};
 use crate::protocol::LONGEST_LINE;
 use crate::root::Root;
-use crate::serving;
 use crate::session::{IDLE, Service, Session};
+use crate::{reload, serving};
 
 /// The time that a client has to send the rest of a line.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -77,10 +77,8 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
         bytes: AtomicU64::new(0),
     });
     let builder = TcpServer::bind(&event_loop, arguments.listen)?;
-    let builder = match &arguments.tls {
-        None => builder,
-        Some((cert, key)) => builder.tls(ServerTls::from_pem_files(cert, key)?),
-    };
+    let tls = arguments.tls.as_ref().map(|(cert, key)| ServerTls::from_pem_files(cert, key)).transpose()?;
+    let builder = if let Some(tls) = &tls { builder.tls(tls) } else { builder };
     let serving = Arc::clone(&service);
     let server = builder
         .threads(arguments.threads)
@@ -98,6 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<()> {
             let session = Session::new(Arc::clone(&serving));
             Framed::new(LineCodec::new(LONGEST_LINE), session).frame_timeout(LINE_TIME)
         })?;
+    let _reload = reload::on_hangup(&event_loop, tls)?;
     let ca = arguments.tls.as_ref().map_or(String::new(), |(cert, _)| format!("--ca {} ", cert.display()));
     serving::run(&event_loop, server, arguments.grace, |ip, port| {
         format!("transfer {ca}get {} . DIRECTORY", SocketAddr::new(ip, port))

@@ -55,6 +55,8 @@ pub(crate) enum Kind {
 pub(crate) enum Code {
     /// There is no such file or directory, or it is not served.
     NotFound,
+    /// It is a symbolic link, a device, a pipe or a socket.
+    NotRegular,
     NotPermitted,
     /// The file is shorter than the offset.
     OutOfRange,
@@ -68,8 +70,11 @@ pub(crate) enum Code {
     Failed,
 }
 
-const CODES: [(Code, &str); 7] = [
+pub(crate) const NOT_REGULAR: &str = "neither a file nor a directory";
+
+const CODES: [(Code, &str); 8] = [
     (Code::NotFound, "not-found"),
+    (Code::NotRegular, "not-regular"),
     (Code::NotPermitted, "not-permitted"),
     (Code::OutOfRange, "out-of-range"),
     (Code::TooLarge, "too-large"),
@@ -87,6 +92,7 @@ impl Code {
     pub(crate) fn reply(self) -> Reply {
         let text = match self {
             Code::NotFound => "no such file or directory",
+            Code::NotRegular => NOT_REGULAR,
             Code::NotPermitted => "permission denied",
             Code::OutOfRange => "the file is shorter",
             Code::TooLarge => "the directory has too many entries",
