@@ -152,7 +152,7 @@ impl ConnectionHandler for Session {
         match reason {
             // A health check of the front may connect and close.
             CloseReason::Error(_) | CloseReason::TimedOut if matches!(self.state, State::Header) => {
-                log::warn!("{}: no valid header of the PROXY protocol: {reason}", conn.peer_address());
+                log::info!("{}: no valid header of the PROXY protocol: {reason}", conn.peer_address());
                 Totals::count(&self.setup.pool.totals.refused);
             }
             CloseReason::Error(error) => log::info!("{}: {error}", conn.peer_address()),

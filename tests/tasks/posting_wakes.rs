@@ -189,8 +189,8 @@ fn a_post_in_a_turn_started_by_a_timer_writes_nothing() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         for round in 1..=20 {
-            // The loop has announced that it sleeps, and a timer instead of a post ends the sleep. If
-            // the time passes before this call returns, the call itself writes.
+            // The loop has announced that it sleeps, and a timer instead of a post ends the sleep.
+            // If the time passes before the call returns, the call itself writes.
             let fired = Rc::new(Cell::new(None));
             let (f, h) = (Rc::clone(&fired), handle.clone());
             event_loop.run_after(Duration::from_micros(200), move |event_loop| {
