@@ -91,7 +91,8 @@ impl Outbox {
         is_first
     }
 
-    /// The process has no subscription any more. Returns the claims that wait, for which there is no reply.
+    /// The process has no subscription any more. Returns the claims that wait, for which there is
+    /// no reply.
     pub(crate) fn disconnect(&self) -> Vec<ClaimReply> {
         let mut queue = self.queue();
         queue.is_connected = false;
