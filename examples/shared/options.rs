@@ -107,8 +107,8 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// The value of an option, or its default. `meaning` completes the message "`option`: `value` is
-    /// not".
+    /// The value of an option, or its default. `meaning` completes the message "`option`: `value`
+    /// is not".
     pub(crate) fn get<T: FromStr>(&self, option: &str, default: T, meaning: &str) -> Result<T, Failure> {
         let Some(value) = self.value(option) else { return Ok(default) };
         let parsed = value.to_str().and_then(|text| text.parse().ok());
