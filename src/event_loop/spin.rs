@@ -113,6 +113,14 @@ impl WakeTime {
         self.nanos.store(nanos(self.created.elapsed()), Relaxed);
     }
 
+    /// On the loop's thread, before it announces a sleep. What is left from before was set when the
+    /// loop did not sleep any more.
+    pub(super) fn clear(&self) {
+        if self.nanos.load(Relaxed) != 0 {
+            self.nanos.store(0, Relaxed);
+        }
+    }
+
     /// On the loop's thread, after a sleep: how long the wake-up has taken, if another thread has
     /// ended the sleep.
     pub(super) fn take_elapsed(&self) -> Option<Duration> {
@@ -286,6 +294,9 @@ mod tests {
         assert_eq!(wake_time.take_elapsed(), None);
         wake_time.set();
         assert!(wake_time.take_elapsed().is_some());
+        assert_eq!(wake_time.take_elapsed(), None);
+        wake_time.set();
+        wake_time.clear();
         assert_eq!(wake_time.take_elapsed(), None);
     }
 

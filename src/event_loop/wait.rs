@@ -16,23 +16,28 @@ impl EventLoop {
             wake_unread.set(false);
             return poller.wait(Wait::No);
         }
+        shared.wake_time.clear();
         if !self.prepare_sleep(wait)? {
             self.coalesce();
             return Ok(());
         }
         wake_unread.set(false);
-        if !self.wait_and_trim(wait)? {
-            return Ok(());
-        }
-        let slept = if wait == Wait::Forever && self.has_no_sources() {
-            self.sleep_in_read()
-        } else {
-            poller.wait(wait)
-        };
+        let slept = self.sleep(wait);
         if let Some(taken) = shared.wake_time.take_elapsed() {
             spin.record_wake_up(taken);
         }
         slept
+    }
+
+    fn sleep(&self, wait: Wait) -> io::Result<()> {
+        if !self.wait_and_trim(wait)? {
+            return Ok(());
+        }
+        if wait == Wait::Forever && self.has_no_sources() {
+            self.sleep_in_read()
+        } else {
+            self.inner.poller.wait(wait)
+        }
     }
 
     /// Announces the sleep and returns `true`. Returns `false`, with the descriptors polled, if
