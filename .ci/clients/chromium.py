@@ -30,9 +30,10 @@ class Browser:
     def __init__(self, folder, size=(1400, 1500)):
         data = tempfile.mkdtemp(dir=folder)
         window = f"--window-size={size[0]},{size[1]}"
+        # Chromium does not remove all its temporary files, so they are in the caller's folder too.
         self.process = subprocess.Popen(
             ["chromium", *FLAGS, window, f"--user-data-dir={data}", "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": data},
         )
         try:
             self._connect(data)
