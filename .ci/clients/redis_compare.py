@@ -1,7 +1,8 @@
 """Random commands to the example redis and to redis-server. The replies must be equal, byte for byte.
 
-Where Redis has no order, as in SMEMBERS, the elements are sorted before. Times to live may differ by as much as the
-servers receive a command at different times.
+Where Redis has no order, as in SMEMBERS, the elements are sorted before. The servers receive a command at different
+times. So times to live may differ by that, and times of expiry are compared (GT, LT) only if they are far apart. No key
+is set with a time in the past: when Redis removes it, and no longer counts it, depends on its own timer.
 """
 
 from memcached_servers import read_to_end, send_in_pieces
@@ -11,7 +12,8 @@ KEYS = [b"a", b"b", b"c", b"key:with:a:long:name:of:more:than:22:bytes", b"\x00\
 # Commands whose replies have no order, with the number of strings that belong together.
 UNORDERED = {b"SMEMBERS": 1, b"HGETALL": 2, b"HKEYS": 1, b"HVALS": 1, b"KEYS": 1, b"SPOP": 1}
 TIMES = {b"TTL", b"PTTL"}
-MAX_MILLISECONDS_APART = 5000
+# Less than the difference between any two of the generated times.
+MAX_MILLISECONDS_APART = 50_000
 
 
 class Replies:
@@ -137,10 +139,11 @@ class Generator:
     def string(self):
         key, random = self.key(ord("s")), self.random
         seconds = random.choice([b"100", b"100", b"0", b"-1", b"x", b"9223372036854775807"])
+        time = b"4000000000" if seconds == b"100" else seconds
         return random.choice([
             lambda: [b"SET", key, self.text()],
             lambda: [b"SET", key, self.text(), *self.options(b"NX", b"XX", b"GET", b"KEEPTTL", b"nx", b"ZZ")],
-            lambda: [b"SET", key, self.text(), *random.choice([[b"EX", seconds], [b"PX", b"100000"], [b"PX", b"0"], [b"EXAT", seconds]]), *self.options(b"NX", b"XX", b"KEEPTTL")],
+            lambda: [b"SET", key, self.text(), *random.choice([[b"EX", seconds], [b"PX", b"100000"], [b"PX", b"0"], [b"EXAT", time]]), *self.options(b"NX", b"XX", b"KEEPTTL")],
             lambda: [b"SETEX", key, seconds, self.text()],
             lambda: [b"PSETEX", key, random.choice([b"100000", b"0"]), self.text()],
             lambda: [b"SETNX", key, self.text()],
@@ -230,12 +233,13 @@ class Generator:
         expire = random.choice([b"EXPIRE", b"PEXPIRE"])
         if expire == b"PEXPIRE" and seconds.isdigit():
             seconds += b"000"
+        conditions = lambda: self.options(b"NX", b"XX", b"GT", b"LT", b"QQ")
         return random.choice([
             lambda: [random.choice([b"DEL", b"UNLINK", b"EXISTS", b"TOUCH"]), *self.some(self.any_key)],
             lambda: [b"TYPE", self.any_key()],
-            lambda: [expire, self.any_key(), seconds, *self.options(b"NX", b"XX", b"GT", b"LT", b"QQ")],
-            lambda: [b"EXPIREAT", self.any_key(), random.choice([b"4000000000", b"1", b"-1"])],
-            lambda: [b"PEXPIREAT", self.any_key(), random.choice([b"4000000000123", b"1"])],
+            lambda: [expire, self.any_key(), seconds, *self.options(b"NX", b"XX", b"QQ")],
+            lambda: [b"EXPIREAT", self.any_key(), random.choice([b"4000000000", b"1", b"-1"]), *conditions()],
+            lambda: [b"PEXPIREAT", self.any_key(), random.choice([b"4000000000123", b"4100000000000", b"1"]), *conditions()],
             lambda: [random.choice([b"TTL", b"PTTL", b"PERSIST"]), self.any_key()],
             lambda: [b"RENAME", self.any_key(), self.any_key()],
             lambda: [b"RENAMENX", self.any_key(), self.any_key()],
