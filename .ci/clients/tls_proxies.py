@@ -5,6 +5,7 @@ Each runs in the current directory, which contains the certificates, on a free p
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -57,8 +58,24 @@ def stunnel(service):
     port = free_port()
     with open("stunnel.conf", "w", encoding="ascii") as settings:
         service = "\n".join(line.strip() for line in service.splitlines())
-        settings.write(f"foreground = yes\npid =\nsyslog = no\ndebug = warning\n[peer]\naccept = 127.0.0.1:{port}\n{service}\n")
+        settings.write(f"foreground = yes\npid =\nsyslog = no\ndebug = notice\n[peer]\naccept = 127.0.0.1:{port}\n{service}\n")
     return running(["stunnel4", "stunnel.conf"], port)
+
+
+def stunnel_totals(connections):
+    """The bytes that stunnel has sent to its TLS peer and to the other one, for each of so many connections."""
+    totals = []
+
+    def read():
+        nonlocal totals
+        with open("proxy.err", encoding="ascii") as output:
+            found = re.findall(r"Connection (?:closed|reset): (\d+) byte\(s\) sent to TLS, (\d+) byte", output.read())
+        totals = [(int(to_tls), int(to_socket)) for to_tls, to_socket in found]
+        return len(totals) == connections
+
+    if not peer.wait_until(read, SECONDS):
+        raise peer.CheckFailed(f"stunnel reports {totals}, not {connections} connections")
+    return totals
 
 
 def free_port():
