@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -11,7 +12,7 @@ import urllib.request
 
 import websockets
 
-from peer import CheckFailed
+from peer import CheckFailed, wait_until
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -34,6 +35,7 @@ class Browser:
         self.process = subprocess.Popen(
             ["chromium", *FLAGS, window, f"--user-data-dir={data}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": data},
+            start_new_session=True,
         )
         try:
             self._connect(data)
@@ -147,3 +149,13 @@ class Browser:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        # The processes that it has started may still write to its folder.
+        if not wait_until(self._group_has_ended, DEADLINE):
+            raise CheckFailed("the processes of chromium do not end")
+
+    def _group_has_ended(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return True
+        return False

@@ -444,7 +444,7 @@ def main():
     options = parser.parse_args()
     print(f"  seed {options.seed}", flush=True)
     peer.allow_descriptors(MAX_PER_ADDRESS + 1000)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         root = os.path.join(folder, "root")
         os.mkdir(root)
         try:

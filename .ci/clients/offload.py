@@ -266,20 +266,12 @@ def check_stop(program):
         expect(sock, b"factor 15\n" + LONG * 99, b"factor 15: 3 5\n", "the first reply")
         server.process.send_signal(signal.SIGTERM)
         # The listener closes at the first signal.
-        if not peer.wait_until(lambda: refuses(server), 15):
+        if not peer.wait_until(lambda: peer.refuses(server.port), 15):
             raise CheckFailed("a server that stops accepts connections")
         server.process.send_signal(signal.SIGTERM)
         computed = server.end()["computed"]
         if computed > 50:
             raise CheckFailed(f"{computed} of 100 requests were computed after a second signal")
-
-
-def refuses(server):
-    try:
-        server.connect().close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def check_arguments(program):

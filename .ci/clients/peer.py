@@ -131,6 +131,18 @@ def wait_until(condition, seconds):
     return True
 
 
+def refuses(port):
+    """Whether nothing listens on a port of the loopback interface."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        # The listener closed before it accepted this connection.
+        return False
+    return False
+
+
 def unread_by_server(sock):
     """The number of bytes of this connection that the server has not read: in flight, or received (IPv4 only)."""
     local, remote = sock.getsockname()[1], sock.getpeername()[1]

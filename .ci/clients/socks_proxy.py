@@ -22,7 +22,9 @@ import time
 
 import socks
 
-from peer import DEADLINE, CheckFailed, check_equal, close_with_reset, expect_end, open_descriptors, wait_until
+from peer import (
+    DEADLINE, CheckFailed, check_equal, close_with_reset, expect_end, open_descriptors, refuses, wait_until,
+)
 from proxy_peers import (
     Listener, Program, abuse, echo, must_echo, must_fail, must_not_run, read_to_end, whole,
 )
@@ -211,10 +213,9 @@ def full_listener():
 def check_codes(program, folder, echo_port):
     rules = os.path.join(folder, "rules")
     write(rules, f"# comment\nallow 127.0.0.1 {echo_port}  # the echo\ndeny 127.0.0.1 25-110\ndeny 127.0.0.2\ndeny ::1\n")
-    with Program(program, "--rules", rules, "--timeout", "1") as proxy:
+    with Program(program, "--rules", rules) as proxy:
         closed = socket.socket()
         closed.bind(("127.0.0.1", 0))  # not listening
-        hanging, fillers = full_listener()
         for host, port, code in (
             ("127.0.0.1", echo_port, 0), ("localhost", echo_port, 0), ("::ffff:127.0.0.1", echo_port, 0),
             ("127.0.0.1", closed.getsockname()[1], 5),
@@ -222,7 +223,6 @@ def check_codes(program, folder, echo_port):
             ("::1", echo_port, 2), ("::", echo_port, 2), ("localhost", 80, 2),
             ("255.255.255.255", 80, 3),
             ("does-not-exist.invalid", 80, 4),
-            ("127.0.0.1", hanging.getsockname()[1], 6),
             ("not a name", 80, 1),
         ):
             check_equal(code_for(proxy, host, port), code, f"the code for {host}:{port}")
@@ -246,9 +246,14 @@ def check_codes(program, folder, echo_port):
             reload(proxy)
             must_echo(kept)  # relayed already
         check_equal(code_for(proxy, "127.0.0.1", echo_port), 2, "the code after a reload")
-        for sock in (closed, hanging, *fillers):
-            sock.close()
+        closed.close()
         proxy.stop()
+    hanging, fillers = full_listener()
+    with Program(program, "--timeout", "1") as proxy:
+        check_equal(code_for(proxy, "127.0.0.1", hanging.getsockname()[1]), 6, "the code for a server that does not respond")
+        proxy.stop()
+    for sock in (hanging, *fillers):
+        sock.close()
 
 
 def check_deadlines(program, echo_port):
@@ -415,14 +420,6 @@ def check_end(program, echo_port):
         proxy.signal(signal.SIGINT)
         check_equal(proxy.process.wait(DEADLINE), 0, "the status after two signals")
         sock.close()
-
-
-def refuses(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def main():
