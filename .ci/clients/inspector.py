@@ -246,8 +246,9 @@ def contrast(text, background):
 
 def check_under_load(server, browser):
     """While wrk loads the server, the page shows the load of its loops, and stays connected."""
+    # It ends, with its totals, by the signal.
     load = subprocess.Popen(
-        ["wrk", "-t1", "-c50", "-d6s", f"http://127.0.0.1:{server.port}/small"],
+        ["wrk", "-t1", "-c50", "-d10m", f"http://127.0.0.1:{server.port}/small"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )
     try:
@@ -257,6 +258,7 @@ def check_under_load(server, browser):
         browser.await_true("Number(document.querySelector('#connection-note').dataset.total) >= 90", "shows the connections of wrk")
         check_equal(browser.evaluate("document.querySelector('#lost').hidden"), True, "the page is connected")
     finally:
+        load.send_signal(signal.SIGINT)
         output, _ = load.communicate(timeout=60)
     check_equal(load.returncode, 0, f"the status of wrk: {output}")
     [requests] = [int(line.split()[0]) for line in output.splitlines() if "requests in" in line]
