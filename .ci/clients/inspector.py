@@ -253,7 +253,7 @@ def check_under_load(server, browser):
     )
     try:
         browser.await_true(
-            "[...document.querySelectorAll('#loop-table td[data-key=load]')].filter((cell) => Number(cell.dataset.value) > 0.05).length >= 2",
+            "[...document.querySelectorAll('#loop-table td[data-key=load]')].filter((cell) => Number(cell.dataset.value) > 0.01).length >= 2",
             "shows the load of two loops")
         browser.await_true("Number(document.querySelector('#connection-note').dataset.total) >= 90", "shows the connections of wrk")
         check_equal(browser.evaluate("document.querySelector('#lost').hidden"), True, "the page is connected")
