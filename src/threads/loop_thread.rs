@@ -34,7 +34,8 @@ impl LoopThread {
     /// Starts a thread named `name` with a loop in it. Returns when the loop exists.
     ///
     /// # Errors
-    /// The error of starting the thread, or of creating the loop's descriptors.
+    /// The error of starting the thread, or of creating the descriptors of the loop. The message names
+    /// the thread.
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `name` contains a NUL byte.
     pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
         LoopThread::spawn_with(name, |_| Ok(()))
@@ -86,7 +87,10 @@ impl LoopThread {
         }
         let (started, start) = mpsc::sync_channel(1);
         let builder = builder.name(name.clone());
-        let thread = thread::Builder::new().name(name).spawn(move || run(builder, init, started))?;
+        let spawned = thread::Builder::new().name(name.clone()).spawn(move || run(builder, init, started));
+        let thread = spawned.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start the thread {name}: {error}"))
+        })?;
         match start.recv() {
             Ok(Ok((handle, own))) => Ok(LoopThread { handle, own, thread: Some(thread) }),
             failed => {
@@ -165,8 +169,10 @@ where
     let event_loop = match builder.build() {
         Ok(event_loop) => event_loop,
         Err(error) => {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            let message = format!("cannot create the loop of the thread {name}: {error}");
             // The creator waits for this message, so the receiver exists.
-            let _ = started.send(Err(error));
+            let _ = started.send(Err(io::Error::new(error.kind(), message)));
             return Ok(());
         }
     };

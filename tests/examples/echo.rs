@@ -64,6 +64,19 @@ fn the_help_options_succeed() {
 }
 
 #[test]
+fn more_threads_than_descriptors_allow_are_reported() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]).arg(example::program("echo"));
+    let output = command.args(["--listen", "127.0.0.1:0", "--threads", "1000"]).output().expect("a shell");
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with("echo: cannot create the loop of the thread "), "{errors}");
+    assert!(errors.ends_with(": Too many open files (os error 24)\n"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
 fn an_address_in_use_is_reported_in_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = listener.local_addr().unwrap().to_string();
