@@ -87,10 +87,7 @@ impl LoopThread {
         }
         let (started, start) = mpsc::sync_channel(1);
         let builder = builder.name(name.clone());
-        let spawned = thread::Builder::new().name(name.clone()).spawn(move || run(builder, init, started));
-        let thread = spawned.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot start the thread {name}: {error}"))
-        })?;
+        let thread = super::start(&name, move || run(builder, init, started))?;
         match start.recv() {
             Ok(Ok((handle, own))) => Ok(LoopThread { handle, own, thread: Some(thread) }),
             failed => {

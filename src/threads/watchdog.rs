@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -116,7 +116,7 @@ impl Watchdog {
         let shared = Arc::<Shared>::default();
         let (own, report) = (Arc::clone(&shared), Contained::new(report));
         let run = move || Patrol { shared: own, limit, loops: Vec::new(), report }.run();
-        let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(run)?;
+        let thread = super::start("watchdog", run)?;
         Ok(Watchdog { shared, limit, process: ProcessMark::current(), thread: Some(thread) })
     }
 

@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::Waker;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -17,6 +17,7 @@ use crate::event_loop::containment::{Contained, catch, dispose, logger};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::tasks::task::SendTask;
 use crate::event_loop::trimming::slack::release_if_empty;
+use crate::threads;
 
 thread_local! {
     /// The pool that this thread belongs to. It has no destructor, so it can be read as long as the
@@ -289,8 +290,8 @@ impl Threads {
         let mut started = Threads { pool: Arc::new(pool), threads: Vec::new() };
         for number in 0..threads {
             let pool = Arc::clone(&started.pool);
-            let thread = thread::Builder::new().name(format!("{name}-{number}"));
-            started.threads.push(thread.spawn(move || pool.work())?);
+            let thread = threads::start(&format!("{name}-{number}"), move || pool.work())?;
+            started.threads.push(thread);
         }
         Ok(started)
     }
