@@ -34,8 +34,8 @@ impl LoopThread {
     /// Starts a thread named `name` with a loop in it. Returns when the loop exists.
     ///
     /// # Errors
-    /// The error of starting the thread, or of creating the descriptors of the loop. The message names
-    /// the thread.
+    /// The error of starting the thread, or of creating the descriptors of the loop. The message
+    /// names the thread.
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `name` contains a NUL byte.
     pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
         LoopThread::spawn_with(name, |_| Ok(()))
