@@ -1,11 +1,15 @@
 //! Streams with filters: the loop decodes one input ahead, and no more.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::data::{pattern, read_all};
 use crate::support::futures::run;
-use crate::support::{KIB, MIB, with_loop};
+use crate::support::{KIB, LIMIT, MIB, turn, with_loop};
 use reveille::net::{Filter, FilterContext};
 use reveille::{Buffer, TcpConnection, task};
 
@@ -82,6 +86,55 @@ fn no_more_than_one_input_is_decoded_ahead() {
             assert!([&first[..], &rest].concat() == pattern(4 * MIB));
         });
         writer.join().unwrap();
+    });
+}
+
+/// A future that is polled within its wake-up.
+type Read = Pin<Box<dyn Future<Output = Vec<u8>>>>;
+
+thread_local! {
+    /// The future that `Inline` polls.
+    static READ: RefCell<Option<Read>> = const { RefCell::new(None) };
+    static IS_WOKEN: Cell<bool> = const { Cell::new(false) };
+    static RESULT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// A waker that polls the future within the wake-up.
+struct Inline;
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        IS_WOKEN.set(true);
+        // Taken out while it is polled, and polled again if the poll has woken it.
+        let Some(mut read) = READ.take() else { return };
+        while IS_WOKEN.replace(false) {
+            if let Poll::Ready(bytes) = read.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return RESULT.set(Some(bytes));
+            }
+        }
+        READ.set(Some(read));
+    }
+}
+
+#[test]
+fn a_waker_that_polls_at_once_gets_all_decoded_input() {
+    with_loop(|event_loop| {
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        let builder = TcpConnection::builder(event_loop).filter(Expand::default);
+        let mut stream = builder.adopt_async(socket).unwrap();
+        turn(event_loop);
+        READ.set(Some(Box::pin(async move {
+            let mut bytes = vec![0; TIMES];
+            stream.read_exact(&mut bytes).await.unwrap();
+            bytes
+        })));
+        Arc::new(Inline).wake();
+        peer.write_all(b"a").unwrap();
+        while RESULT.with_borrow(Option::is_none) {
+            event_loop.run_once(LIMIT).unwrap();
+        }
+        assert!(RESULT.take().unwrap().iter().all(|byte| *byte == b'a'));
     });
 }
 

@@ -283,6 +283,11 @@ impl ConnectionCore {
         self.stream.get().is_some_and(|stream| self.report(event_loop, ready, stream))
     }
 
+    /// Wakes the reader of a stream.
+    pub(super) fn notify_reader(&self) {
+        self.stream.get().inspect(|stream| _ = stream.reader.notify());
+    }
+
     fn report(&self, event_loop: &EventLoop, ready: Readiness, stream: &StreamState) -> bool {
         if self.has_output_failed() {
             stream.writer.notify();

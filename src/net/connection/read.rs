@@ -306,6 +306,8 @@ impl ConnectionCore {
             self.redeliver_unread(event_loop);
             self.update_wanted(event_loop);
         }
+        // Last, because a waker may poll the reader at once, which then takes this input.
+        self.notify_reader();
     }
 
     /// Moves the unread input to storage of its own size if its storage is much larger, and was not

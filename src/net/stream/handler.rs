@@ -52,10 +52,10 @@ impl<S: Start> ConnectionHandler for StreamHandler<S> {
         Ok(())
     }
 
-    /// Decoded input stays with the connection until the stream takes it.
+    /// Decoded input stays with the connection until the stream takes it. The reader is woken when
+    /// the connection has it again.
     fn on_message(&mut self, conn: &TcpConnection<'_>, _input: &mut Buffer) -> io::Result<()> {
         conn.core().hold_decoded(conn.event_loop());
-        self.state.reader.notify();
         Ok(())
     }
 
