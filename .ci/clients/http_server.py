@@ -248,6 +248,20 @@ def check_system_calls(server, folder, small):
         raise CheckFailed(f"{sends} sends for {receives} inputs")
 
 
+def check_idle(program, folder, small):
+    """A connection without a byte in either direction ends, before its first request and after one."""
+    server = Server(program, folder, "--idle", "1")
+    try:
+        silent, served = server.connect(), server.connect()
+        served.sendall(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+        check_equal(http_abuse.read_to_end(served).endswith(small), True, "a response before an idle connection ends")
+        check_equal(http_abuse.read_to_end(silent), b"", "what a silent client receives")
+        server.stop()
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+
+
 def check_stop(server, small, big):
     """A stop lets a response finish, ends idle connections, and refuses an upload that is incomplete."""
     idle, reading, sending = server.connect(), server.connect(), server.connect()
@@ -293,7 +307,7 @@ def run(*command, must_have=None, must_lack=None):
 def check_programs(server, folder, big):
     """curl, wrk, ab and h2load."""
     url, path = server.url, os.path.join(folder, "file")
-    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20"]
+    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "50"]
     run(*curl, "--output", path, f"{url}/big.bin")
     with open(path, "rb") as file:
         check_equal(file.read() == big, True, "a file by curl")
@@ -304,7 +318,7 @@ def check_programs(server, folder, big):
     run(*curl, "--verbose", "--header", "Expect: 100-continue", "--upload-file", upload, f"{url}/incoming/curl", must_have="< HTTP/1.1 100 Continue")
     run(*curl, "--continue-at", "1000", "--output", "/dev/null", f"{url}/big.bin")
     for target in ["/../outside", "/%2e%2e/outside", "/..%2foutside", "/sub/../../outside"]:
-        run("curl", "--silent", "--max-time", "20", "--path-as-is", "--include", f"{url}{target}", must_have="HTTP/1.1 400", must_lack="secret")
+        run("curl", "--silent", "--max-time", "50", "--path-as-is", "--include", f"{url}{target}", must_have="HTTP/1.1 400", must_lack="secret")
     print("   ", re.search(r"Requests/sec.*", run("wrk", "-t1", "-c50", "-d2s", f"{url}/small.txt", must_lack="Socket errors|Non-2xx")).group(0))
     for options in [["-n", "2000"], ["-k", "-n", "20000"]]:
         run("ab", "-q", "-c", "50", *options, f"{url}/small.txt", must_have=r"Failed requests: +0\n", must_lack="Non-2xx")
@@ -344,11 +358,11 @@ def check_tls(program, folder, big):
     server.process.send_signal(signal.SIGHUP)
     check_equal(server.process.stdout.readline(), f"try: curl {url}/\n", "the second line")
     check_equal(server.process.stdout.readline(), "the certificate is loaded again\n", "a reload")
-    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "20", "--cacert", cert]
+    curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "50", "--cacert", cert]
     run(*curl, "--output", path, f"{url}/big.bin")
     with open(path, "rb") as file:
         check_equal(file.read() == big, True, "a file over TLS")
-    run(*curl, "--upload-file", os.path.join(folder, "upload"), f"{url}/incoming/tls")
+    run(*curl, "--verbose", "--upload-file", os.path.join(folder, "upload"), f"{url}/incoming/tls")
     run("h2load", "--h1", "-n", "2000", "-c", "10", f"{url}/small.txt", must_have="2000 2xx, 0 3xx, 0 4xx, 0 5xx")
     with open(key, "w", encoding="ascii") as broken:
         broken.write("broken")
@@ -364,7 +378,7 @@ def check_tls(program, folder, big):
 
 
 def check_arguments(program, folder):
-    for arguments, status in [([], 2), (["--root"], 2), (["--tls", "a"], 2), (["--threads", "0", "--root", folder], 2), (["--root", folder + "/none"], 1),
+    for arguments, status in [([], 2), (["--root"], 2), (["--tls", "a"], 2), (["--threads", "0", "--root", folder], 2), (["--idle", "0", "--root", folder], 2), (["--root", folder + "/none"], 1),
                               (["--root", folder, "--uploads", "none"], 1), (["--root", folder, "--tls", "none", "none"], 1), (["--help"], 0)]:
         found = subprocess.run([program, *arguments, "--listen", "127.0.0.1:0"] if status == 1 else [program, *arguments],
                                capture_output=True, text=True, timeout=20, check=False)
@@ -377,7 +391,9 @@ def check(options):
         small, big = make_files(folder, generator)
         incoming = os.path.join(folder, "root/incoming")
         check_arguments(options.program, folder)
-        server = Server(options.program, folder)
+        check_idle(options.program, folder, small)
+        # Clients of this check are slow: none counts as idle.
+        server = Server(options.program, folder, "--idle", "3600")
         pid = server.process.pid
         try:
             check_uploads(server, folder, big)

@@ -66,15 +66,14 @@ const USAGE: &str = "usage: http --root DIRECTORY [OPTION VALUE]...
   --max-upload  the size of the largest upload in MiB; default: 64
   --listen      the address to listen on; default: 127.0.0.1:8080; port 0 selects a free port
   --threads     the number of loops that serve connections; default: 1
+  --idle        the time in seconds without a byte in either direction after which a connection is
+                closed; default: 60
   --inspector   a loopback address: a page there shows what the server does; default: none
   --tls         two PEM files, a certificate and its key: connections use TLS; SIGHUP loads them again
   --grace       the time in seconds for connections to close after a signal; default: 3";
 
 /// The time for the head of a request, and for the line with the size of a chunk.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-
-/// The time without a byte in either direction after which a connection is closed.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Prevents one address, or one IPv6 network, from taking all connections.
 const MAX_PER_ADDRESS: usize = 2_000;
@@ -90,8 +89,17 @@ const MAX_UNSENT: usize = HIGH_WATER + (512 << 10);
 const MAX_UNREAD: usize = 1 << 20;
 
 fn main() -> ExitCode {
-    let names =
-        ["--root", "--uploads", "--max-upload", "--listen", "--threads", "--inspector", "--tls", "--grace"];
+    let names = [
+        "--root",
+        "--uploads",
+        "--max-upload",
+        "--listen",
+        "--threads",
+        "--idle",
+        "--inspector",
+        "--tls",
+        "--grace",
+    ];
     options::main(USAGE, &names, &[], |options| Ok(run(Arguments::parse(options)?)?))
 }
 
@@ -102,6 +110,7 @@ struct Arguments {
     max_upload: u64,
     listen: SocketAddr,
     threads: usize,
+    idle: Duration,
     inspector: Option<SocketAddr>,
     tls: Option<(PathBuf, PathBuf)>,
     grace: Duration,
@@ -120,6 +129,7 @@ impl Arguments {
             max_upload: u64::from(mebibytes) << 20,
             listen: serving::listen(options, 8080)?,
             threads: serving::threads(options)?,
+            idle: options.seconds("--idle", 60)?,
             inspector: options
                 .has("--inspector")
                 .then(|| serving::address(options, "--inspector", 8081))
@@ -131,7 +141,7 @@ impl Arguments {
 }
 
 fn run(arguments: Arguments) -> io::Result<()> {
-    let Arguments { root, uploads, max_upload, listen, threads, inspector, tls, grace } = arguments;
+    let Arguments { root, uploads, max_upload, listen, threads, idle, inspector, tls, grace } = arguments;
     let event_loop = EventLoop::new()?;
     let tls = match tls {
         None => None,
@@ -141,7 +151,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
         }
     };
     let limits = ConnectionLimits::new()
-        .idle_timeout(IDLE)
+        .idle_timeout(idle)
         .water_marks(HIGH_WATER, HIGH_WATER / 2)
         .max_unsent(MAX_UNSENT)
         .max_unread(MAX_UNREAD);
