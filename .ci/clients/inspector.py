@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,6 +29,7 @@ from peer import CheckFailed, check_equal
 
 FILE = 1024
 BIG = 8 << 20
+HUGE = 1 << 30
 CLIENTS = 40
 MAX_PER_ADDRESS = 2000
 REJECTED = 25
@@ -38,7 +40,8 @@ class Server:
     """The program under test, with its inspector, on ports that the kernel selects."""
 
     def __init__(self, program, folder, *options):
-        command = [program, "--root", folder, "--listen", "127.0.0.1:0", "--inspector", "127.0.0.1:0", "--threads", "2"]
+        command = [program, "--root", folder, "--listen", "127.0.0.1:0", "--inspector", "127.0.0.1:0", "--threads", "2",
+                   "--idle", "3600"]
         self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
         self.inspector = self._port("inspector: http://", "/")
         self.port = self._port("listening on ", "")
@@ -114,15 +117,24 @@ def await_equal(read, expected, what):
 
 
 def make_clients(server, generator):
-    """Opens clients with different numbers of requests, one with a large file, and one that does not read."""
+    """Opens clients with different numbers of requests, one with a large file, and one that reads slowly."""
     clients = [Client(server.port) for _ in range(CLIENTS)]
     for client in clients:
         for _ in range(generator.randrange(1, 6)):
             client.request("/small", FILE)
     clients[0].request("/big", BIG)
-    silent = Client(server.port, receive_buffer=4096, segment=1000)
-    silent.send("/big")
-    return clients, silent
+    slow = Client(server.port, receive_buffer=1 << 16)
+    slow.send("/huge")
+    slow.reader = threading.Thread(target=read_slowly, args=(slow.socket,), daemon=True)
+    slow.reader.start()
+    return clients, slow
+
+
+def read_slowly(sock):
+    """Reads until the connection ends: 256 KiB a second. The server resets a client that reads less than 16 KiB."""
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 16):
+            time.sleep(0.25)
 
 
 def make_rejections(server, open_now):
@@ -150,7 +162,7 @@ def table(browser, name):
     return browser.evaluate(TABLE % name)
 
 
-def check_page(server, browser, clients, silent):
+def check_page(server, browser, clients, slow):
     """Compares the numbers on the page with those of the clients."""
     open_now = len(clients) + 1
     browser.call("Page.navigate", url=f"http://127.0.0.1:{server.inspector}/")
@@ -170,8 +182,8 @@ def check_page(server, browser, clients, silent):
             raise CheckFailed(f"the page does not show the client {client.address}")
         found = (int(row["received"]), int(row["sent"]), row["unsent"], row["server"], row["state"])
         check_equal(found, (client.sent, client.received, "0", "http", "open"), f"the row of {client.address}")
-    check_equal(int(rows[silent.address]["received"]), silent.sent, "the bytes of the client that does not read")
-    check_equal(int(rows[silent.address]["unsent"]) > 0, True, "the unsent bytes of the client that does not read")
+    check_equal(int(rows[slow.address]["received"]), slow.sent, "the bytes of the slow client")
+    check_equal(int(rows[slow.address]["unsent"]) > 0, True, "the unsent bytes of the slow client")
     loops = {row["name"]: row for row in table(browser, "loop-table")}
     check_equal(sorted(loops), ["http", "reveille-0", "reveille-1"], "the loops on the page")
     check_equal({row["state"] for row in loops.values()}, {"running"}, "the states of the loops")
@@ -180,17 +192,17 @@ def check_page(server, browser, clients, silent):
     print(f"    {open_now} connections with their bytes, and {REJECTED} rejections: as the clients count them", flush=True)
 
 
-def check_keyboard(browser, clients, silent):
+def check_keyboard(browser, slow):
     """Sorts and opens a row without a pointer."""
     focus = "document.querySelector('#connection-table th[data-key=%s] button').focus()"
-    for key, value, largest in [("sent", "sent", clients[0].address), ("unsent", "unsent", silent.address)]:
+    for key in ("sent", "unsent"):
         browser.evaluate(focus % key)
         browser.press("Enter")
         browser.await_true(f"document.querySelector('#connection-table th[data-key={key}]').ariaSort === 'descending'", f"sorts by {key}")
-        browser.await_true(
-            f"document.querySelector('#connection-table tbody tr td').dataset.value === '{largest}'", f"shows {largest} first")
-        values = [int(row[value]) for row in table(browser, "connection-table")]
+        values = [int(row[key]) for row in table(browser, "connection-table")]
         check_equal(values, sorted(values, reverse=True), f"the order by {key}")
+    browser.await_true(
+        f"document.querySelector('#connection-table tbody tr td')?.dataset.value === '{slow.address}'", "shows the slow client first")
     browser.evaluate("document.activeElement.blur()")
     browser.press("4")
     check_equal(browser.evaluate("document.activeElement.id"), "connections", "the section that has the focus")
@@ -201,7 +213,7 @@ def check_keyboard(browser, clients, silent):
     browser.await_true("document.querySelector('#details-list dd[data-key=tcp_state]') !== null", "shows details")
     shown = browser.evaluate(
         "Object.fromEntries([...document.querySelectorAll('#details-list dd')].map((line) => [line.dataset.key, line.dataset.value]))")
-    check_equal((shown["peer"], shown["tcp_state"]), (silent.address, "Established"), "the details")
+    check_equal((shown["peer"], shown["tcp_state"]), (slow.address, "Established"), "the details")
     check_equal(int(shown["unsent"]) > 0 and shown["reading"] in ("true", "false"), True, "the details of the output")
     browser.press("Escape")
     browser.await_true("!document.querySelector('#details').open", "closes the details")
@@ -256,7 +268,7 @@ def check_under_load(server, browser):
             "[...document.querySelectorAll('#loop-table td[data-key=load]')].filter((cell) => Number(cell.dataset.value) > 0.01).length >= 2",
             "shows the load of two loops")
         browser.await_true("Number(document.querySelector('#connection-note').dataset.total) >= 90", "shows the connections of wrk")
-        check_equal(browser.evaluate("document.querySelector('#lost').hidden"), True, "the page is connected")
+        browser.await_true("document.querySelector('#lost').hidden", "is connected")
     finally:
         load.send_signal(signal.SIGINT)
         output, _ = load.communicate(timeout=60)
@@ -404,15 +416,19 @@ def check(program, folder, screenshots, generator):
     for name, length in [("small", FILE), ("big", BIG)]:
         with open(os.path.join(folder, name), "wb") as file:
             file.write(generator.randbytes(length))
+    with open(os.path.join(folder, "huge"), "wb") as file:
+        file.truncate(HUGE)
     server = Server(program, folder)
     browser = None
     try:
-        clients, silent = make_clients(server, generator)
+        clients, slow = make_clients(server, generator)
         make_rejections(server, CLIENTS + 1)
         browser = Browser(os.path.dirname(folder))
-        check_page(server, browser, clients, silent)
-        check_keyboard(browser, clients, silent)
-        silent.socket.close()
+        check_page(server, browser, clients, slow)
+        check_keyboard(browser, slow)
+        slow.socket.shutdown(socket.SHUT_RDWR)
+        slow.reader.join()
+        peer.close_with_reset(slow.socket)
         await_equal(lambda: server.server()["open"], CLIENTS, "the open connections without that client")
         check_under_load(server, browser)
         await_equal(lambda: server.server()["open"], CLIENTS, "the open connections after wrk")

@@ -728,7 +728,7 @@ check_tls() {
   for program in tls_echo tls_client; do
     bounded 5 "$examples/../$program" --help | grep -q "^usage: $program" || die "no usage of $program"
   done
-  bounded 120 "$here/tls.py" "$examples/.."
+  bounded 600 "$here/tls.py" "$examples/.."
 }
 
 # An io_uring of the program itself. tests/examples checks the complete output.

@@ -6,7 +6,8 @@ import subprocess
 
 import peer
 
-SECONDS = 80
+# It takes 20 seconds on two cores that are idle.
+SECONDS = 400
 
 # What testssl.sh must report: not only no problem, but also that it has found the server.
 REQUIRED = {"SSLv2": "OK", "SSLv3": "OK", "TLS1": "INFO", "TLS1_1": "INFO", "TLS1_2": "OK", "TLS1_3": "OK", "heartbleed": "OK",
