@@ -26,6 +26,14 @@ CODES = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40, "/
 ALT = 1
 
 
+class Navigated(CheckFailed):
+    """The page was replaced by another while an expression was evaluated."""
+
+
+# The errors of the protocol for this.
+NAVIGATED = ["Inspected target navigated or closed", "Execution context was destroyed", "Cannot find context with specified id"]
+
+
 class Browser:
     """A browser with one page. What the page requests and reports is recorded."""
 
@@ -89,7 +97,8 @@ class Browser:
             message = json.loads(self._await(lambda: self.socket.recv()))
             if message.get("id") == self.last_id:
                 if "error" in message:
-                    raise CheckFailed(f"{method}: {message['error']}")
+                    is_navigated = any(message["error"]["message"].startswith(text) for text in NAVIGATED)
+                    raise (Navigated if is_navigated else CheckFailed)(f"{method}: {message['error']}")
                 return message["result"]
             self._record(message)
 
@@ -111,9 +120,16 @@ class Browser:
         return result["result"].get("value")
 
     def await_true(self, expression, what):
-        """Waits until the expression is true in the page."""
+        """Waits until the expression is true in the page, which may be another one than at the start."""
+
+        def is_true():
+            try:
+                return self.evaluate(expression)
+            except Navigated:
+                return False
+
         end = time.monotonic() + DEADLINE
-        while not self.evaluate(expression):
+        while not is_true():
             if time.monotonic() > end:
                 shown = self.evaluate("document.body?.innerText")
                 raise CheckFailed(f"the page: {what} (not within {DEADLINE} s); it shows: {shown}")

@@ -664,7 +664,7 @@ await_line() {
     (($(grep -cxF -- "$2" "$1") < $3)) || return 0
     sleep 0.05
   done
-  die "the line $2 was not printed $3 times; the last line: $(tail -n 1 "$1")"
+  die "the line $2 was not printed $3 times, but $(wc -l <"$1") others; the last lines: $(tail -n 3 "$1"); $(grep -n -m 3 '^failed' "$1")"
 }
 
 # The server sends the files of a directory, and no others.
