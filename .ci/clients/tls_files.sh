@@ -17,6 +17,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj 
 for by in threads default; do
     option=
     test $by = default || option="--by $by"
+    # The server is started in the background, and may empty the output of the one before late.
+    : >"$folder/output"
     # shellcheck disable=SC2086
     "$server" --listen 127.0.0.1:0 --tls "$folder/cert.pem" "$folder/key.pem" $option "$folder/files" >"$folder/output" &
     pid=$!
