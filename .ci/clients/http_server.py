@@ -29,7 +29,7 @@ MAX_MEMORY = 96 << 20
 
 
 class Server:
-    """The program under test, on a port that the kernel selects."""
+    """The program under test, on a port that the kernel selects. The end of a `with` ends it, if it still runs."""
 
     def __init__(self, program, folder, *options, errors=None):
         root = os.path.join(folder, "root")
@@ -40,6 +40,14 @@ class Server:
             raise CheckFailed(f"the server printed {line!r}")
         self.port = int(line.rpartition(":")[2])
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def connect(self, **options):
         return peer.connect("127.0.0.1", self.port, **options)
@@ -250,16 +258,12 @@ def check_system_calls(server, folder, small):
 
 def check_idle(program, folder, small):
     """A connection without a byte in either direction ends, before its first request and after one."""
-    server = Server(program, folder, "--idle", "1")
-    try:
+    with Server(program, folder, "--idle", "1") as server:
         silent, served = server.connect(), server.connect()
         served.sendall(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\n")
         check_equal(http_abuse.read_to_end(served).endswith(small), True, "a response before an idle connection ends")
         check_equal(http_abuse.read_to_end(silent), b"", "what a silent client receives")
         server.stop()
-    finally:
-        if server.process.poll() is None:
-            server.process.kill()
 
 
 def check_stop(server, small, big):
@@ -349,11 +353,15 @@ def check_browser(server, folder, small):
 
 
 def check_tls(program, folder, big):
-    cert, key, path, errors = (os.path.join(folder, name) for name in ["cert.pem", "key.pem", "file", "errors"])
+    cert, key, errors = (os.path.join(folder, name) for name in ["cert.pem", "key.pem", "errors"])
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost",
         "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
-    with open(errors, "wb") as file:
-        server = Server(program, folder, "--tls", cert, key, errors=file)
+    with open(errors, "wb") as file, Server(program, folder, "--tls", cert, key, errors=file) as server:
+        exchange_over_tls(server, folder, big, cert, key, errors)
+
+
+def exchange_over_tls(server, folder, big, cert, key, errors):
+    path = os.path.join(folder, "file")
     url = f"https://127.0.0.1:{server.port}"
     server.process.send_signal(signal.SIGHUP)
     check_equal(server.process.stdout.readline(), f"try: curl {url}/\n", "the second line")
@@ -393,45 +401,45 @@ def check(options):
         check_arguments(options.program, folder)
         check_idle(options.program, folder, small)
         # Clients of this check are slow: none counts as idle.
-        server = Server(options.program, folder, "--idle", "3600")
-        pid = server.process.pid
-        try:
-            check_uploads(server, folder, big)
-            descriptors = peer.open_descriptors(pid)
-            slow = http_abuse.Slow(server.connect)
-            check_files(server, small, big)
-            check_changes(server, folder)
-            check_ranges_and_conditions(server, big)
-            check_pipelining(server, small, big)
-            check_system_calls(server, folder, small)
-            check_programs(server, folder, big)
-            check_browser(server, folder, small)
-            http_abuse.refusals(server.connect)
-            http_abuse.unwanted_bodies(server.connect)
-            http_abuse.garbage(server.connect, options.seed)
-            http_abuse.single_bytes(server.connect, small)
-            http_abuse.half_close(server.connect, big)
-            http_abuse.killed(server.connect)
-            http_abuse.many_connections(server.connect, small)
-            slow.check(small)
-            if not peer.wait_until(lambda: peer.open_descriptors(pid) <= descriptors, 30):
-                raise CheckFailed("descriptors of ended connections are open")
-            check_equal(http_abuse.leftovers(incoming), [], "the files of unfinished uploads")
-            memory = peer.resident_bytes(pid)
-            print(f"    {memory >> 20} MiB resident")
-            if memory > MAX_MEMORY:
-                raise CheckFailed(f"the server holds {memory >> 20} MiB")
-            server.stop()
-            check_tls(options.program, folder, big)
-            server = Server(options.program, folder, "--threads", "2")
-            for name in os.listdir(incoming):
-                os.remove(os.path.join(incoming, name))
+        with Server(options.program, folder, "--idle", "3600") as server:
+            check_server(server, folder, incoming, small, big, options.seed)
+        check_tls(options.program, folder, big)
+        for name in os.listdir(incoming):
+            os.remove(os.path.join(incoming, name))
+        with Server(options.program, folder, "--threads", "2") as server:
             check_uploads(server, folder, big)
             check_programs(server, folder, big)
             check_stop(server, small, big)
-        finally:
-            if server.process.poll() is None:
-                server.process.kill()
+
+
+def check_server(server, folder, incoming, small, big, seed):
+    pid = server.process.pid
+    check_uploads(server, folder, big)
+    descriptors = peer.open_descriptors(pid)
+    slow = http_abuse.Slow(server.connect)
+    check_files(server, small, big)
+    check_changes(server, folder)
+    check_ranges_and_conditions(server, big)
+    check_pipelining(server, small, big)
+    check_system_calls(server, folder, small)
+    check_programs(server, folder, big)
+    check_browser(server, folder, small)
+    http_abuse.refusals(server.connect)
+    http_abuse.unwanted_bodies(server.connect)
+    http_abuse.garbage(server.connect, seed)
+    http_abuse.single_bytes(server.connect, small)
+    http_abuse.half_close(server.connect, big)
+    http_abuse.killed(server.connect)
+    http_abuse.many_connections(server.connect, small)
+    slow.check(small)
+    if not peer.wait_until(lambda: peer.open_descriptors(pid) <= descriptors, 30):
+        raise CheckFailed("descriptors of ended connections are open")
+    check_equal(http_abuse.leftovers(incoming), [], "the files of unfinished uploads")
+    memory = peer.resident_bytes(pid)
+    print(f"    {memory >> 20} MiB resident")
+    if memory > MAX_MEMORY:
+        raise CheckFailed(f"the server holds {memory >> 20} MiB")
+    server.stop()
 
 
 def main():
