@@ -323,7 +323,7 @@ def check_programs(server, folder, big):
     run(*curl, "--continue-at", "1000", "--output", "/dev/null", f"{url}/big.bin")
     for target in ["/../outside", "/%2e%2e/outside", "/..%2foutside", "/sub/../../outside"]:
         run("curl", "--silent", "--max-time", "50", "--path-as-is", "--include", f"{url}{target}", must_have="HTTP/1.1 400", must_lack="secret")
-    print("   ", re.search(r"Requests/sec.*", run("wrk", "-t1", "-c50", "-d2s", f"{url}/small.txt", must_lack="Socket errors|Non-2xx")).group(0))
+    print("   ", re.search(r"Requests/sec.*", run("wrk", "-t1", "-c50", "-d2s", "--timeout", "60s", f"{url}/small.txt", must_lack="Socket errors|Non-2xx")).group(0))
     for options in [["-n", "2000"], ["-k", "-n", "20000"]]:
         run("ab", "-q", "-c", "50", *options, f"{url}/small.txt", must_have=r"Failed requests: +0\n", must_lack="Non-2xx")
     for depth in ["1", "16"]:

@@ -112,7 +112,7 @@ load "HTTP/2, large bodies" -n 500 -c 10 -m 10 "http://$plain_address/bytes/1000
 load "HTTP/2, POST" -n 2000 -c 10 -m 10 -d "$work/key.pem" "http://$plain_address/echo"
 load "HTTP/1.1 over TLS" --h1 -n 10000 -c 50 "https://$tls_address/"
 load "HTTP/2 over TLS" -n 20000 -c 10 -m 50 "https://$tls_address/"
-timeout 30 wrk -t 2 -c 100 -d 2 "http://$plain_address/" >"$work/load" 2>&1 || die "wrk: $(cat "$work/load")"
+timeout 60 wrk -t 2 -c 100 -d 2 --timeout 60s "http://$plain_address/" >"$work/load" 2>&1 || die "wrk: $(cat "$work/load")"
 ! grep -qE 'Socket errors|Non-2xx' "$work/load" || die "wrk: $(cat "$work/load")"
 echo "    wrk: $(grep 'requests in' "$work/load" | sed 's/^ *//')"
 
