@@ -10,7 +10,7 @@ import threading
 
 import websockets
 from memcached_servers import Server
-from peer import DEADLINE, CheckFailed, connect, wait_until
+from peer import DEADLINE, CheckFailed, EndsProcess, connect, wait_until
 
 # For programs that take long to start on a busy machine.
 PATIENCE = 60.0
@@ -187,7 +187,7 @@ class MessageGuest(Guest):
         RUNNER.wait(self.socket.close())
 
 
-class Redis:
+class Redis(EndsProcess):
     """A Redis server that can be started again at the same address."""
 
     def __init__(self, directory):
@@ -196,14 +196,6 @@ class Redis:
         self.port = free_port(self.host)
         self.url = f"redis://{self.host}:{self.port}"
         self.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
     def start(self):
         command = ["redis-server", "--port", str(self.port), "--bind", self.host, "--protected-mode", "no", "--save", ""]

@@ -28,7 +28,7 @@ from peer import CheckFailed, check_equal
 MAX_MEMORY = 96 << 20
 
 
-class Server:
+class Server(peer.EndsProcess):
     """The program under test, on a port that the kernel selects. The end of a `with` ends it, if it still runs."""
 
     def __init__(self, program, folder, *options, errors=None):
@@ -40,14 +40,6 @@ class Server:
             raise CheckFailed(f"the server printed {line!r}")
         self.port = int(line.rpartition(":")[2])
         self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
     def connect(self, **options):
         return peer.connect("127.0.0.1", self.port, **options)

@@ -8,10 +8,10 @@ import subprocess
 import tempfile
 import time
 
-from peer import DEADLINE, CheckFailed, wait_until
+from peer import DEADLINE, CheckFailed, EndsProcess, wait_until
 
 
-class Server:
+class Server(EndsProcess):
     """A server in a process of its own, which `stop` or the end of a `with` ends by its id."""
 
     def __init__(self, name, command, environment=None):
@@ -22,13 +22,8 @@ class Server:
         )
         self.pid = self.process.pid
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        super().__exit__()
         self.process.stdout.close()
         self.errors.close()
 

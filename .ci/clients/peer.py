@@ -25,6 +25,18 @@ class CheckFailed(Exception):
     """The server has violated a requirement. The text is the sentence to print."""
 
 
+class EndsProcess:
+    """The base of a class with a `process`, which the end of a `with` ends by its id if it still runs."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
 def arguments(description, **numbers):
     """Parses `HOST PORT`, `--seed`, and `--name N` for each of `numbers`. Prints the seed."""
     parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])

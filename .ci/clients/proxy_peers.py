@@ -10,7 +10,7 @@ import threading
 import time
 
 from peer import (
-    DEADLINE, CheckFailed, allow_descriptors, check_equal, close_with_reset, must_be_idle, open_descriptors,
+    DEADLINE, CheckFailed, EndsProcess, allow_descriptors, check_equal, close_with_reset, must_be_idle, open_descriptors,
     receive_exactly, resident_bytes, wait_until,
 )
 
@@ -18,7 +18,7 @@ CONNECTIONS = 1000
 MIB = 1 << 20
 
 
-class Program:
+class Program(EndsProcess):
     """The program under test, on a free loopback port. `stop` or the end of a `with` ends it by its id."""
 
     def __init__(self, program, *arguments):
@@ -34,14 +34,6 @@ class Program:
             raise CheckFailed(f"{program} printed {line!r}: {self.error_text()}")
         self.port = int(line.rpartition(":")[2])
         self.line()  # the command that connects to it
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
 
     def line(self):
         return self.process.stdout.readline().rstrip("\n")

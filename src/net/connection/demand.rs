@@ -285,7 +285,9 @@ impl ConnectionCore {
 
     /// Wakes the reader of a stream.
     pub(super) fn notify_reader(&self) {
-        self.stream.get().inspect(|stream| _ = stream.reader.notify());
+        if let Some(stream) = self.stream.get() {
+            stream.reader.notify();
+        }
     }
 
     fn report(&self, event_loop: &EventLoop, ready: Readiness, stream: &StreamState) -> bool {
